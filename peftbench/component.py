@@ -1,0 +1,58 @@
+"""Typed, validated building blocks that a YAML file names by ``_target_``.
+
+Every option of an axis (a method, a dataset, a model, ...) is one subclass of `Component` plus one YAML file whose
+``_target_`` is the import path of that class. Importing the class must stay cheap: torch, transformers, peft and the
+like are imported inside the methods that need them, so that composing a thousand points imports none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from peftbench.errors import UserError
+
+
+T = TypeVar("T", bound="Component")
+
+
+class Component(BaseModel):
+    """One option of one axis: frozen, strictly typed, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    name: str
+    """The label of this option in run ids, tables and Weights & Biases."""
+
+    @classmethod
+    def load(cls, value: Any) -> Self:
+        """Build the subclass that ``value["_target_"]`` names.
+
+        Raises:
+            UserError: the mapping has no ``_target_``, or it names nothing that is a subclass of ``cls``.
+        """
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, dict) or "_target_" not in value:
+            raise UserError(f"{cls.__name__.lower()} needs a mapping with a _target_, got {value!r}")
+        fields = dict(value)
+        return find(cls, fields.pop("_target_")).model_validate(fields)
+
+    def dump(self) -> dict[str, Any]:
+        """The resolved options as plain JSON types, with the ``_target_`` that `load` needs."""
+        kind = type(self)
+        return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **self.model_dump(mode="json")}
+
+
+def find(base: type[T], path: str) -> type[T]:
+    """Import the class at the dotted ``path`` and check that it is a ``base``."""
+    module, _, attribute = str(path).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"_target_: {path} cannot be imported ({error}); write the import path of a class") from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UserError(f"_target_: {path} is not a {base.__name__} (a subclass of {base.__module__}.{base.__name__})")
+    return found

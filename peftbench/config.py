@@ -1,0 +1,184 @@
+"""The configuration of one run: typed, range-checked, hashable, and free of Hydra.
+
+`RunConfig.load` takes the resolved mapping that Hydra composed and returns plain frozen objects; everything after the
+entry point works with those. What changes a result is in the hash; where and how it is carried out is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+
+from peftbench.component import Component
+from peftbench.data.base import Dataset
+from peftbench.errors import UserError
+from peftbench.methods.base import Method
+from peftbench.models.base import Model
+from peftbench.sparsity.base import Sparsity
+from peftbench.tracking.base import Tracker
+
+
+class Section(BaseModel):
+    """A fixed part of the configuration: frozen, typed, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Rank(Section):
+    """How large the low-rank update is: rank ``r`` and the scaling ``s = alpha / r`` (Hu et al., 2022)."""
+
+    value: int = Field(ge=1, le=4096)
+    alpha: float | None = Field(default=None, gt=0)
+    alpha_ratio: float | None = Field(default=None, gt=0)
+    pattern: dict[str, int] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Rank:
+        if (self.alpha is None) == (self.alpha_ratio is None):
+            raise ValueError("give either rank.alpha (fixed) or rank.alpha_ratio (alpha = ratio * r), and null the other")
+        if any(value < 1 for value in self.pattern.values()):
+            raise ValueError("rank.pattern: every rank is an integer of at least 1")
+        return self
+
+    @property
+    def scale(self) -> float:
+        """``s = alpha / r``, the factor before ``B A``."""
+        return self.alpha_ratio if self.alpha is None else self.alpha / self.value  # type: ignore[return-value]
+
+
+class Trainer(Section):
+    """One training recipe, the same for every method of a sweep but for the learning rate."""
+
+    epochs: float = Field(gt=0)
+    max_steps: int | None = Field(default=None, ge=1)
+    lr: float = Field(gt=0, lt=10)
+    batch_size: int = Field(ge=1)
+    eval_batch_size: int = Field(ge=1)
+    precision: Literal["auto", "fp32", "bf16"]
+    optimizer: Literal["adamw", "paged_adamw", "paged_adamw_8bit"]
+    weight_decay: float = Field(ge=0, lt=1)
+    betas: tuple[float, float]
+    schedule: Literal["linear", "cosine", "constant"]
+    warmup_ratio: float = Field(ge=0, lt=1)
+    max_grad_norm: float = Field(gt=0)
+    gradient_checkpointing: bool
+    validations: int = Field(ge=1)
+    select: Literal["best", "last"]
+
+
+class Engine(Section):
+    """How points are carried out; nothing here changes a result, so nothing here is hashed."""
+
+    in_process: bool
+    fail_fast: bool
+    retry_failed: bool
+    rerun: bool
+    timeout: float | None = Field(default=None, gt=0)
+    dry_run: bool
+
+
+class RunConfig(Section):
+    """Everything one run is a function of."""
+
+    method: Method
+    dataset: Dataset
+    model: Model
+    rank: Rank | None
+    sparsity: Sparsity
+    trainer: Trainer
+    tracker: Tracker
+    engine: Engine
+    seed: int = Field(ge=0, lt=2**31)
+    device: str = Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    sweep: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    output_dir: str
+
+    @field_validator("method", "dataset", "model", "sparsity", "tracker", mode="before")
+    @classmethod
+    def _load_component(cls, value: Any, info: Any) -> Component:
+        return BASES[info.field_name].load(value)
+
+    @field_serializer("method", "dataset", "model", "sparsity", "tracker")
+    def _dump_component(self, value: Component) -> dict[str, Any]:
+        return value.dump()
+
+    @model_validator(mode="after")
+    def _drop_unused_rank(self) -> RunConfig:
+        # A method without a rank is one point of a rank grid, not one per rank: the axis is dropped, not ignored.
+        if not self.method.uses_rank and self.rank is not None:
+            object.__setattr__(self, "rank", None)
+        return self
+
+    @classmethod
+    def load(cls, mapping: dict[str, Any]) -> RunConfig:
+        """Check a resolved mapping and return the configuration it stands for.
+
+        Raises:
+            UserError: one line per wrong option, with its dotted name, what is wrong and what it was.
+        """
+        try:
+            return cls.model_validate(mapping)
+        except ValidationError as error:
+            raise UserError("\n".join(_explain(item, error.title, mapping) for item in error.errors())) from None
+
+    def dump(self) -> dict[str, Any]:
+        """The complete resolved configuration as plain JSON types."""
+        return self.model_dump(mode="json")
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex) over everything that can change the result."""
+        decisive = {key: value for key, value in self.dump().items() if key not in UNHASHED}
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """The short labels by which runs are grouped; without the seed they name a setting."""
+        return {
+            "method": self.method.name,
+            "dataset": self.dataset.name,
+            "model": self.model.name,
+            "rank": None if self.rank is None else self.rank.value,
+            "sparsity": self.sparsity.name,
+            "ratio": getattr(self.sparsity, "ratio", None),
+            "seed": self.seed,
+        }
+
+    @property
+    def run_id(self) -> str:
+        """The folder name of this run: its axes and the first eight digits of its hash."""
+        axes = self.axes
+        parts = [axes["method"], axes["dataset"], axes["model"]]
+        parts += [] if axes["rank"] is None else [f"r{axes['rank']}"]
+        parts += [] if axes["ratio"] is None else [f"{axes['sparsity']}{axes['ratio']:g}"]
+        return "-".join([*parts, f"s{self.seed}", self.hash[:8]])
+
+    def conflict(self) -> str | None:
+        """Why this combination can never run, whatever the machine, or None."""
+        return self.method.conflict(self) or self.sparsity.conflict(self) or self.dataset.conflict(self)
+
+
+BASES: dict[str, type[Component]] = {
+    "method": Method,
+    "dataset": Dataset,
+    "model": Model,
+    "sparsity": Sparsity,
+    "tracker": Tracker,
+}
+UNHASHED = ("tracker", "engine", "sweep", "output_dir")
+
+
+def _explain(item: Any, title: str, mapping: dict[str, Any]) -> str:
+    """One readable line for one pydantic error, naming the option as the command line does."""
+    path = [str(part) for part in item["loc"]]
+    if title != "RunConfig" and not path:
+        path = [title.lower()]
+    message = item["msg"].removeprefix("Value error, ")
+    message = message.replace("Extra inputs are not permitted", "there is no such option")
+    name = ".".join(path)
+    given = item.get("input")
+    shown = "" if isinstance(given, dict) else f" (got {given!r})"
+    return f"{name}: {message}{shown}" if name else message

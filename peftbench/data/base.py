@@ -1,0 +1,74 @@
+"""What a dataset is: labelled or plain text, in three named splits that never overlap."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from peftbench.component import Component
+
+if TYPE_CHECKING:
+    from peftbench.config import RunConfig
+
+Kind = Literal["classification", "language_modeling"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Raw text of one split, in a fixed order."""
+
+    name: str
+    """What it is called in tables, e.g. ``train``, ``validation (cut from train)``, ``dev``, ``test``."""
+    texts: Sequence[str]
+    labels: Sequence[int] | None
+    ids: Sequence[int]
+    """Row of each item in its source file, so that predictions can be traced back and paired."""
+
+
+@dataclass(frozen=True)
+class TextData:
+    """The three splits of a dataset. ``evaluation`` is touched once, after selection on ``validation``."""
+
+    train: Split
+    validation: Split
+    evaluation: Split
+    label_names: tuple[str, ...]
+    """Empty for language modelling."""
+    fingerprint: str
+    """SHA-256 (hex) over texts, labels and ids of all three splits."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures must know (a mapped token, a subset, ...)."""
+
+
+class Dataset(Component, ABC):
+    """One dataset. Subclasses are one file in this folder and one YAML in ``conf/dataset``."""
+
+    kind: ClassVar[Kind] = "classification"
+    path: str | None = None
+    """A local folder (or file) to read instead of the hub."""
+    train_size: int | None = Field(default=None, ge=1)
+    """At most this many training items (seeded, stratified sample); None is all."""
+    validation_size: int | None = Field(default=None, ge=1)
+    """Items cut out of train for selection where the dataset has no validation split of its own."""
+    eval_size: int | None = Field(default=None, ge=1)
+    """At most this many evaluation items (seeded, stratified sample); None is all."""
+    max_length: int = Field(default=128, ge=4, le=8192)
+    """Tokens an item is cut to (language modelling: tokens a block holds)."""
+    split_seed: int = Field(default=0, ge=0)
+    """Seed of every cut and sample: apart from the run's seed, so that all seeds see the same items."""
+
+    def conflict(self, run: RunConfig) -> str | None:
+        """Why this dataset cannot be combined with the rest of ``run``, or None. Called while composing: no torch."""
+        return None
+
+    @abstractmethod
+    def read(self) -> TextData:
+        """Read, clean, cut and sample the three splits.
+
+        Raises:
+            UserError: files or columns are missing, nothing is left to train on, or there is one class only.
+        """

@@ -1,0 +1,84 @@
+"""The record: what one run leaves behind, and the only thing that tables, reports and searches read."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+Status = Literal["ok", "skipped", "pruned", "oom", "failed", "killed"]
+FILE = "record.json"
+
+
+@dataclass
+class Record:
+    """One run. ``metrics`` holds the glossary's names; a figure that was not measured is absent, never estimated."""
+
+    run_id: str
+    sweep: str
+    status: Status
+    config: dict[str, Any]
+    config_hash: str
+    axes: dict[str, Any]
+    reason: str | None = None
+    """Why the status is not ``ok``, in one line."""
+    traceback: str | None = None
+    metrics: dict[str, float | int | str | None] = field(default_factory=dict)
+    history: list[dict[str, float | int]] = field(default_factory=list)
+    """Validation reports: step, quality/..., and train loss since the last one."""
+    environment: dict[str, Any] = field(default_factory=dict)
+    """Device, precision, library versions, git commit and dirty flag, threads."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """Dataset fingerprint, split names and sizes, label names, notes."""
+    base: dict[str, Any] = field(default_factory=dict)
+    """Base-model identity and revision; ``random_weights`` if it has not been pretrained."""
+    selection: dict[str, Any] = field(default_factory=dict)
+    """Which checkpoint was evaluated and by which rule."""
+    started: str = ""
+    ended: str = ""
+    """UTC, ISO 8601."""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def setting(self) -> tuple[tuple[str, Any], ...]:
+        """The axes without the seed: runs of one setting differ by seed only."""
+        return tuple((key, value) for key, value in self.axes.items() if key != "seed")
+
+    def write(self, folder: Path) -> None:
+        """Write ``folder/record.json`` atomically: a reader sees the old record, none, or this one whole."""
+        write_atomically(folder / FILE, json.dumps(asdict(self), indent=1, allow_nan=False, default=str) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in one step, on disk before the name is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read(folder: Path) -> Record | None:
+    """The record in ``folder``, or None if there is none that can be read."""
+    try:
+        return Record(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def read_sweep(folder: Path) -> Iterator[Record]:
+    """All records under ``outputs/<sweep>``, in order of their folder names."""
+    for path in sorted(folder.glob(f"*/{FILE}")):
+        if (record := read(path.parent)) is not None:
+            yield record

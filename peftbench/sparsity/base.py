@@ -1,0 +1,27 @@
+"""What a sparsity is: something that makes the factors of a low-rank adapter sparse while it trains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from peftbench.component import Component
+from peftbench.training.hooks import Hook
+
+if TYPE_CHECKING:
+    from peftbench.config import RunConfig
+    from peftbench.methods.base import Attached
+
+
+class Sparsity(Component):
+    """``sparsity=none``: the null object, and the base class of all the others."""
+
+    active: ClassVar[bool] = False
+    """Whether anything is made sparse at all."""
+
+    def conflict(self, run: RunConfig) -> str | None:
+        """Why this sparsity cannot be combined with the rest of ``run``, or None. Called while composing: no torch."""
+        return None
+
+    def hook(self, attached: Attached) -> Hook:
+        """The training hook that carries the sparsity out on ``attached.factors``."""
+        return Hook()

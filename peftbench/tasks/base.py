@@ -1,0 +1,113 @@
+"""What a task is: how text becomes batches, a loss, figures and predictions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from peftbench.data.base import Split
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a split, ragged: item ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``."""
+
+    tokens: np.ndarray
+    """int32, shape (total tokens,)."""
+    offsets: np.ndarray
+    """int64, shape (items + 1,)."""
+    labels: np.ndarray | None
+    """int64, shape (items,), or None."""
+    ids: np.ndarray
+    """int64, shape (items,): see `Split.ids`."""
+    tokenize_seconds: float
+    """Seconds it took, also when it came from the cache."""
+    from_cache: bool
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each item, int64, shape (items,)."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+
+@dataclass
+class Batch:
+    """One padded batch on its way to the model."""
+
+    inputs: dict[str, torch.Tensor]
+    """Keyword arguments of the model without labels: input_ids and attention_mask, int64, shape (items, length)."""
+    labels: torch.Tensor
+    """int64: (items,) classes, or (items, length) tokens with -100 where nothing is predicted."""
+    rows: np.ndarray
+    """Positions of the items in the `Encoded` they came from, int64, shape (items,)."""
+    real_tokens: int
+    """Tokens that are not padding."""
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens the network computes, padding included."""
+        return int(self.inputs["input_ids"].numel())
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on ``device`` (asynchronous where memory is pinned)."""
+        moved = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
+        return Batch(moved, self.labels.to(device, non_blocking=True), self.rows, self.real_tokens)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one pass over a split, and what each of them can be recomputed from."""
+
+    metrics: dict[str, float]
+    """Names and units as in the glossary: ``quality/accuracy``, ``quality/loss``, ..."""
+    predictions: dict[str, np.ndarray]
+    """Columns of equal length, one row an item: ``id``, ``label``, ``prediction``, ``logit_0``, ... for classes."""
+
+
+class Task(ABC):
+    """How one kind of data is learned by one kind of network."""
+
+    auto_class: ClassVar[str]
+    """The transformers class that loads the network, e.g. ``AutoModelForSequenceClassification``."""
+    primary: ClassVar[str]
+    """The metric that selects a checkpoint, e.g. ``quality/accuracy``."""
+    greater_is_better: ClassVar[bool]
+    peft_type: ClassVar[str | None]
+    """PEFT's task type (``SEQ_CLS``, ``CAUSAL_LM``) or None where it has none."""
+
+    @property
+    def config_kwargs(self) -> dict[str, Any]:
+        """Extra fields of the network's config (``num_labels``, ``id2label``)."""
+        return {}
+
+    @abstractmethod
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool) -> Encoded:
+        """Tokenize a split, from the cache where the same content met the same tokenizer before."""
+
+    @abstractmethod
+    def batches(self, data: Encoded, batch_size: int, *, seed: int | None) -> Iterator[Batch]:
+        """One pass over ``data`` on the CPU. With a seed: shuffled and bucketed by length; with None: evaluation
+        order (free to sort by length; `Batch.rows` says which items these are)."""
+
+    @abstractmethod
+    def steps_per_epoch(self, data: Encoded, batch_size: int) -> int:
+        """How many batches one pass has."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Mean cross entropy (nats) of a batch, a scalar with a graph."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, data: Encoded, batch_size: int, device: torch.device) -> Evaluation:
+        """All figures and predictions over ``data``; the caller has set eval mode, no_grad and autocast."""
