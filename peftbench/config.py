@@ -38,7 +38,7 @@ class Rank(Section):
     @model_validator(mode="after")
     def _one_rule(self) -> Rank:
         if (self.alpha is None) == (self.alpha_ratio is None):
-            raise ValueError("give either rank.alpha (fixed) or rank.alpha_ratio (alpha = ratio * r), and null the other")
+            raise ValueError("give rank.alpha (fixed) or rank.alpha_ratio (alpha = ratio * r), and null the other")
         if any(value < 1 for value in self.pattern.values()):
             raise ValueError("rank.pattern: every rank is an integer of at least 1")
         return self
@@ -78,6 +78,12 @@ class Engine(Section):
     rerun: bool
     timeout: float | None = Field(default=None, gt=0)
     dry_run: bool
+
+    @model_validator(mode="after")
+    def _timeout_needs_a_process(self) -> Engine:
+        if self.in_process and self.timeout is not None:
+            raise ValueError("engine.timeout needs a process to end: write engine.in_process=false")
+        return self
 
 
 class RunConfig(Section):

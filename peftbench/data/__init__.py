@@ -1,0 +1,1 @@
+"""Datasets: text in three splits that never overlap."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from peftbench.component import Component
 
@@ -47,7 +48,8 @@ class TextData:
 class Dataset(Component, ABC):
     """One dataset. Subclasses are one file in this folder and one YAML in ``conf/dataset``."""
 
-    kind: ClassVar[Kind] = "classification"
+    files: ClassVar[tuple[str, ...]] = ()
+    """What a folder given as ``path`` must hold."""
     path: str | None = None
     """A local folder (or file) to read instead of the hub."""
     train_size: int | None = Field(default=None, ge=1)
@@ -60,6 +62,25 @@ class Dataset(Component, ABC):
     """Tokens an item is cut to (language modelling: tokens a block holds)."""
     split_seed: int = Field(default=0, ge=0)
     """Seed of every cut and sample: apart from the run's seed, so that all seeds see the same items."""
+
+    @field_validator("path")
+    @classmethod
+    def _path_exists(cls, path: str | None) -> str | None:
+        # Checked while composing: a typing error must not cost a started run.
+        if path is None:
+            return None
+        where = os.path.expanduser(path)
+        if not os.path.exists(where):
+            raise ValueError("there is no such file or folder; write the path of an existing one, or null for the hub")
+        missing = [name for name in cls.files if os.path.isdir(where) and not os.path.exists(os.path.join(where, name))]
+        if missing:
+            raise ValueError(f"the folder has no {', '.join(missing)}; it must hold {', '.join(cls.files)}")
+        return path
+
+    @property
+    def kind(self) -> Kind:
+        """What is learned from it; decides the task, together with the model."""
+        return "classification"
 
     def conflict(self, run: RunConfig) -> str | None:
         """Why this dataset cannot be combined with the rest of ``run``, or None. Called while composing: no torch."""

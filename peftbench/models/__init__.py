@@ -1,0 +1,1 @@
+"""Base models: from the hub, a folder or a package, or random."""

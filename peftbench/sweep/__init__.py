@@ -1,0 +1,1 @@
+"""The engine: points of a grid carried out one process each, nothing lost."""

@@ -1,0 +1,1 @@
+"""Tasks: text to batches, loss, figures and predictions."""

@@ -31,6 +31,8 @@ class Encoded:
     tokenize_seconds: float
     """Seconds it took, also when it came from the cache."""
     from_cache: bool
+    truncated: int = 0
+    """Items that were cut to the maximum length."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -1,0 +1,1 @@
+"""The training loop and the hooks that take part in it."""

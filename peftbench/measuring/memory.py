@@ -1,0 +1,136 @@
+"""Peak memory of one phase: a counter that is reset, read and never estimated.
+
+On the CPU the kernel itself keeps the high-water mark of the resident set (``VmHWM``); writing ``5`` to
+``/proc/self/clear_refs`` sets it back to the present size. Where that is not possible the figure is absent: sampling
+from a thread would miss every peak shorter than its interval. On CUDA it is the caching allocator's own counter of
+*allocated* bytes: what it reserves beyond that depends on history, not on the work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, ClassVar, Self
+
+if TYPE_CHECKING:
+    import torch
+
+
+class PeakMemory:
+    """Measures the peak of everything inside the ``with`` block.
+
+    ``bytes`` is the peak minus ``baseline``; both count whatever is alive, so a model loaded *after* the baseline was
+    taken is part of the peak, and memory that was freed before the block is not. Blocks may follow each other or nest.
+
+    Args:
+        device: where the work is done.
+        baseline: `resident` of the process before the work's model was loaded; None takes it at the block's start, so
+            that only what the block itself adds is counted.
+    """
+
+    _open: ClassVar[list[PeakMemory]] = []
+
+    def __init__(self, device: torch.device, baseline: int | None = None) -> None:
+        self.device = device
+        self.baseline = baseline
+        self.bytes: int | None = None
+        """Peak above the baseline in bytes; None while the block is open and where it cannot be measured."""
+        self.source: str | None = _source(device)
+        """``cuda_allocated``, ``process_rss``, or None where nothing can be measured."""
+        self._seen = 0
+
+    def __enter__(self) -> Self:
+        settled = resident(self.device)
+        if self.baseline is None:
+            self.baseline = settled
+        # The mark is one per process: a block opened inside another keeps what the outer one has seen so far.
+        for outer in self._open:
+            outer._seen = max(outer._seen, _peak(outer.device) or 0)
+        if self.baseline is None or not _reset(self.device):
+            self.source = None
+        self._open.append(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.remove(self)
+        peak = _peak(self.device)
+        if self.source is not None and self.baseline is not None and peak is not None:
+            self.bytes = max(0, max(peak, self._seen) - self.baseline)
+
+    def metrics(self, phase: str) -> dict[str, int | str]:
+        """``memory/{phase}_peak_bytes`` and ``memory/source``, or nothing where it was not measured."""
+        if self.bytes is None or self.source is None:
+            return {}
+        return {f"memory/{phase}_peak_bytes": self.bytes, "memory/source": self.source}
+
+
+def resident(device: torch.device) -> int | None:
+    """Bytes in use now, after unreachable objects and the allocator's free lists are given back.
+
+    CUDA: bytes in live tensors. CPU: the resident set, libraries and mapped files included. None where unknown.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated(device)
+    if device.type != "cpu":
+        return None
+    _trim()
+    return _proc_status("VmRSS")
+
+
+def _source(device: torch.device) -> str | None:
+    return {"cuda": "cuda_allocated", "cpu": "process_rss"}.get(device.type)
+
+
+def _trim() -> None:
+    """Give the C allocator's free pages back to the system, where it knows how (glibc)."""
+    if sys.platform != "linux":
+        return
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        return
+
+
+def _reset(device: torch.device) -> bool:
+    """Set the peak counter back to what is in use now; False where that cannot be done."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.init()
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    if device.type != "cpu":
+        return False
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        return False
+    return True
+
+
+def _peak(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    return _proc_status("VmHWM") if device.type == "cpu" else None
+
+
+def _proc_status(key: str) -> int | None:
+    """One of the kB fields of ``/proc/self/status`` in bytes, or None outside Linux."""
+    try:
+        with open("/proc/self/status") as file:
+            for line in file:
+                if line.startswith(f"{key}:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None

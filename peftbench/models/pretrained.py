@@ -1,0 +1,163 @@
+"""Base models from the Hugging Face hub or from a local folder; safetensors only, no remote code."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from peftbench.errors import UserError
+from peftbench.models.base import Loaded, Model
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from peftbench.tasks.base import Task
+
+T = TypeVar("T")
+
+
+class Pretrained(Model):
+    """A checkpoint by its hub id, or a folder that holds the same files."""
+
+    id: str
+    revision: str = "main"
+    path: str | None = None
+
+    @property
+    def source(self) -> str:
+        """What ``from_pretrained`` is given: the folder, or the hub id.
+
+        Raises:
+            UserError: the folder does not exist or has no ``config.json``.
+        """
+        if self.path is None:
+            return self.id
+        folder = Path(self.path).expanduser()
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"model.path={self.path}: no config.json there; "
+                "write the folder that save_pretrained made (config.json, tokenizer files, *.safetensors)"
+            )
+        return str(folder)
+
+    def config(self) -> PretrainedConfig:
+        """The network's configuration, without its weights."""
+        from transformers import AutoConfig
+
+        return self._fetch(lambda: AutoConfig.from_pretrained(self.source, **self._where()))
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """See `Model.tokenizer`; a tokenizer without a pad token (GPT-2) pads with its end-of-text token."""
+        from transformers import AutoTokenizer
+
+        tokenizer = self._fetch(lambda: AutoTokenizer.from_pretrained(self.source, **self._where()))
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def head(self, task: Task) -> tuple[str, ...]:
+        """See `Model.head`."""
+        return head_modules(self.config(), task)
+
+    def load(self, task: Task, load_kwargs: Mapping[str, Any]) -> Loaded:
+        """See `Model.load`."""
+        import transformers
+
+        config = self.config()
+        task_fields(config, task)
+        auto = getattr(transformers, task.auto_class)
+        quiet = {"output_loading_info": True, "use_safetensors": True, "config": config}
+        model, info = self._fetch(lambda: auto.from_pretrained(self.source, **self._where(), **quiet, **load_kwargs))
+        head = fresh_modules(head_modules(config, task), info["missing_keys"], task)
+        return Loaded(model, head, adapted_modules(self.targets, config), self.identity(config))
+
+    def identity(self, config: PretrainedConfig) -> dict[str, Any]:
+        """What the record says of this base."""
+        identity: dict[str, Any] = {"id": self.id, "architecture": config.model_type, "random_weights": False}
+        if self.path is None:
+            return identity | {"revision": getattr(config, "_commit_hash", None) or self.revision}
+        return identity | {"id": Path(self.source).name, "weights_sha256": weights_hash(Path(self.source))}
+
+    def _where(self) -> dict[str, Any]:
+        return {"trust_remote_code": False, **({"revision": self.revision} if self.path is None else {})}
+
+    def _fetch(self, load: Callable[[], T]) -> T:
+        try:
+            return load()
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(_explain(self, error)) from error
+
+
+def _explain(model: Pretrained, error: Exception) -> str:
+    """One sentence for whatever transformers, safetensors or the hub raised."""
+    text = " ".join(str(error).split())
+    if model.path is not None:
+        if "safetensors" in text and "no file" in text.lower():
+            return f"model.path={model.path}: no safetensors file there; convert the weights to safetensors first"
+        return f"model.path={model.path}: the files there cannot be loaded, replace them by a whole copy ({text[:300]})"
+    return (
+        f"model={model.name}: {model.id} cannot be fetched from the hub; write model.path=DIR with a local copy, "
+        f"or model=minilm, which comes as a PyPI package ({type(error).__name__}: {text[:200]})"
+    )
+
+
+def task_fields(config: PretrainedConfig, task: Task) -> None:
+    """Write the task's fields into the network's configuration, and a pad token where it lacks one."""
+    for name, value in task.config_kwargs.items():
+        setattr(config, name, value)
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = getattr(config, "eos_token_id", None)
+
+
+def head_modules(config: PretrainedConfig, task: Task) -> tuple[str, ...]:
+    """Names of the modules with parameters that this task's network has beside its base."""
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        model = getattr(transformers, task.auto_class).from_config(config)
+    return tuple(
+        name
+        for name, module in model.named_children()
+        if name != model.base_model_prefix and next(module.parameters(), None) is not None
+    )
+
+
+def fresh_modules(head: tuple[str, ...], missing: Iterable[str], task: Task) -> tuple[str, ...]:
+    """The head modules to train: always for classes, only those the checkpoint lacked for language modelling.
+
+    A decoder tied to the embeddings has no weight of its own to be missing, so it stays frozen with the base.
+    """
+    if task.peft_type == "SEQ_CLS":
+        return head
+    lacking = {key.rpartition(".")[0] for key in missing if key.endswith(".weight")}
+    return tuple(sorted(name for name in lacking if name.split(".")[0] in head))
+
+
+def adapted_modules(targets: tuple[str, ...] | None, config: PretrainedConfig) -> tuple[str, ...]:
+    """The modules that ``targets=attention`` means for this architecture.
+
+    Raises:
+        UserError: neither the model's YAML nor PEFT names any.
+    """
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    if targets is None and config.model_type not in KNOWN:
+        raise UserError(
+            f"no default targets are known for the architecture {config.model_type!r}: "
+            "write model.targets=[name,...] with the names of the linear layers to adapt"
+        )
+    return tuple(KNOWN[config.model_type] if targets is None else targets)
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 (hex) over the folder's safetensors files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

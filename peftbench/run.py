@@ -1,0 +1,261 @@
+"""One run: a configuration in, a record filled in. The order is the one that the figures' definitions need."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from peftbench.errors import UserError
+from peftbench.measuring import precision
+from peftbench.measuring.clock import Phases
+from peftbench.measuring.energy import Energy
+from peftbench.measuring.environment import describe
+from peftbench.measuring.memory import PeakMemory, resident
+from peftbench.sparsity.compact import compact_folder, restorable, sparsity_of_folder
+from peftbench.training.loop import Loop, Trained
+
+if TYPE_CHECKING:
+    from peftbench.config import RunConfig
+    from peftbench.data.base import TextData
+    from peftbench.methods.base import Attached
+    from peftbench.record import Record
+    from peftbench.sweep.process import OnProgress
+    from peftbench.tasks.base import Encoded, Task
+
+ADAPTER = "adapter"
+PREDICTIONS = "predictions.parquet"
+
+
+@dataclass
+class Data:
+    """A dataset as one network sees it."""
+
+    text: TextData
+    task: Task
+    train: Encoded
+    validation: Encoded
+    evaluation: Encoded
+
+
+@dataclass
+class Context:
+    """What all phases of one run share."""
+
+    run: RunConfig
+    folder: Path
+    record: Record
+    on_progress: OnProgress
+    device: torch.device
+    dtype: torch.dtype
+    baseline: int | None
+    """Memory of the process before anything was loaded, bytes."""
+    clock: Phases = field(default_factory=Phases)
+
+    def autocast(self) -> Any:
+        """The precision that every forward pass runs in."""
+        return precision.autocast(self.device, self.dtype)()
+
+
+def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgress) -> None:
+    """Carry ``run`` out and fill ``record`` in; adapter and predictions go to ``folder``.
+
+    Raises:
+        UserError: data, weights or targets are not what the configuration says.
+        Skip: this machine cannot run this combination.
+    """
+    quiet_libraries()
+    device = resolve_device(run.device)
+    dtype = precision.resolve(run.trainer.precision, device)
+    context = Context(run, folder, record, on_progress, device, dtype, resident(device))
+    record.environment |= describe(device, dtype)
+    try:
+        data = prepare(context)
+        attached = build(context, data.task)
+        trained = train(context, data, attached)
+        save(context, attached)
+        evaluate(context, data, attached)
+        profile(context, data, attached)
+        record.metrics |= trained.metrics
+    finally:
+        record.metrics |= context.clock.metrics()
+
+
+def prepare(context: Context) -> Data:
+    """Read and tokenize the three splits."""
+    from peftbench.tasks.select import task_for
+
+    run, record = context.run, context.record
+    context.on_progress("reading", 0, 0)
+    with context.clock("load"):
+        text = run.dataset.read()
+        tokenizer = run.model.tokenizer()
+        task = task_for(run.dataset, text, run.model)
+    context.on_progress("tokenizing", 0, 0)
+    with context.clock("tokenize"):
+        train = task.encode(text.train, tokenizer, train=True)
+        validation = task.encode(text.validation, tokenizer, train=False)
+        evaluation = task.encode(text.evaluation, tokenizer, train=False)
+    splits = {"train": (text.train, train), "validation": (text.validation, validation)}
+    splits["evaluation"] = (text.evaluation, evaluation)
+    record.data |= {
+        "fingerprint": text.fingerprint,
+        "label_names": list(text.label_names),
+        "notes": list(text.notes),
+        "splits": {key: {"name": split.name, "size": len(encoded)} for key, (split, encoded) in splits.items()},
+        "tokens_from_cache": train.from_cache and validation.from_cache and evaluation.from_cache,
+    }
+    return Data(text, task, train, validation, evaluation)
+
+
+def build(context: Context, task: Task) -> Attached:
+    """Load the base model and attach the method; the same seed gives every method the same fresh head."""
+    run, record = context.run, context.record
+    context.on_progress("loading", 0, 0)
+    with context.clock("load"):
+        seed_everything(run.seed)
+        where = {"device_map": {"": str(context.device)}} if context.device.type == "cuda" else {}
+        extra = run.method.load_kwargs(run, run.model.head(task), context.dtype)
+        loaded = run.model.load(task, {**where, **extra})
+        record.base |= loaded.identity | {"targets": list(loaded.targets), "head": list(loaded.head)}
+        seed_everything(run.seed)
+        attached = run.method.attach(loaded, run)
+        attached.model.to(context.device)
+        if run.trainer.gradient_checkpointing:
+            attached.model.gradient_checkpointing_enable()  # type: ignore[operator]
+    return attached
+
+
+def train(context: Context, data: Data, attached: Attached) -> Trained:
+    """Train, with step curves to the tracker; the selected weights are left in the model."""
+    run, record = context.run, context.record
+
+    def report(step: int, total: int, figures: dict[str, float]) -> None:
+        context.on_progress("training", step, total)
+        if figures:
+            run.tracker.log(step, figures)
+
+    seed_everything(run.seed)
+    hooks = [run.method.hook(attached), run.sparsity.hook(attached)]
+    loop = Loop(
+        attached,
+        data.task,
+        data.train,
+        data.validation,
+        run.trainer,
+        run.seed,
+        context.device,
+        context.autocast,
+        hooks,
+        report,
+    )
+    with (
+        context.clock("train"),
+        PeakMemory(context.device, context.baseline) as memory,
+        Energy(context.device) as energy,
+    ):
+        trained = loop.run()
+    record.metrics |= {"memory/train_peak_bytes": memory.bytes, "memory/source": memory.source} | energy.metrics()
+    record.history, record.selection = trained.history, trained.selection
+    return trained
+
+
+def save(context: Context, attached: Attached) -> None:
+    """Write the adapter as it would be shipped, and put what was written back into the model.
+
+    What is evaluated is what is in the files: their zeros are the ones that are counted.
+    """
+    from peftbench.measuring.sizes import base_bytes, file_sizes, parameter_counts
+
+    run, record = context.run, context.record
+    folder = context.folder / ADAPTER
+    with context.clock("save"):
+        run.method.save(attached, folder)
+        if run.sparsity.active:
+            compact_folder(folder)
+        with restorable(folder) as plain:
+            run.method.restore(attached, plain)
+    record.metrics |= parameter_counts(attached) | file_sizes(folder)
+    record.metrics["size/base_bytes"] = base_bytes(attached)
+    if run.sparsity.active:
+        nonzero, achieved = sparsity_of_folder(folder)
+        record.metrics |= {
+            "params/adapter_nonzero": nonzero,
+            "sparsity/achieved": achieved,
+            "sparsity/target": getattr(run.sparsity, "ratio", None),
+        }
+
+
+def evaluate(context: Context, data: Data, attached: Attached) -> None:
+    """Touch the evaluation split, once; keep every prediction."""
+    import pandas as pd
+
+    record = context.record
+    context.on_progress("evaluating", 0, 0)
+    attached.model.eval()
+    with context.clock("eval"), PeakMemory(context.device, context.baseline) as memory:
+        with torch.no_grad(), context.autocast():
+            batch_size = context.run.trainer.eval_batch_size
+            result = data.task.evaluate(attached.model, data.evaluation, batch_size, context.device)
+    record.metrics |= {**result.metrics, "memory/eval_peak_bytes": memory.bytes}
+    pd.DataFrame(result.predictions).to_parquet(context.folder / PREDICTIONS, index=False)
+
+
+def profile(context: Context, data: Data, attached: Attached) -> None:
+    """Count FLOPs, time inference unmerged, then merged where the method merges."""
+    from peftbench.measuring.flops import flops_per_token
+    from peftbench.measuring.inference import profile_inference
+
+    run, record = context.run, context.record
+    context.on_progress("profiling", 0, 0)
+
+    def measure(model: torch.nn.Module, prefix: str) -> dict[str, float]:
+        return profile_inference(
+            model, data.task, data.evaluation, run.trainer.eval_batch_size, context.device, context.autocast, prefix
+        )
+
+    with context.clock("profile"):
+        batch = next(iter(data.task.batches(data.train, run.trainer.batch_size, seed=0)))
+        record.metrics["flops/train_per_token"] = flops_per_token(
+            attached.model, batch.to(context.device), data.task, context.autocast
+        )
+        record.metrics |= measure(attached.model, "infer")
+        if (merged := run.method.merge(attached)) is not None:
+            record.metrics |= measure(merged.eval(), "infer_merged")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that ``device=`` names; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        UserError: CUDA or MPS is asked for and not there.
+    """
+    cuda = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "cpu")
+    if name.startswith("cuda") and not cuda:
+        raise UserError(f"device={name}: no CUDA device here; write device=auto or device=cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device=mps: no Apple GPU here; write device=auto or device=cpu")
+    return torch.device(name)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def quiet_libraries() -> None:
+    """A run's log says what the run does, not how transformers loads a file."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+

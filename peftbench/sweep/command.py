@@ -1,0 +1,53 @@
+"""What happens with a list of points: planned, carried out, tabulated."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from peftbench import report
+from peftbench.errors import UserError
+from peftbench.record import Record
+from peftbench.sweep.engine import Plan, carry_out_plan
+from peftbench.sweep.grid import Point
+
+
+def carry_out(points: Sequence[Point]) -> None:
+    """Run what is not done yet, write the report, print the table.
+
+    Exits with 1 if any point failed, with 2 if there was nothing that could run, and returns otherwise.
+
+    Raises:
+        UserError: there are no points.
+    """
+    if not points:
+        raise UserError("the grid has no points")
+    plan = Plan.of(points)
+    print(plan.describe(), flush=True)
+    if points[0].run.engine.dry_run:
+        for line in plan.lines():
+            print(line)
+        return
+    folder = points[0].folder.parent
+    try:
+        records = carry_out_plan(plan)
+    finally:
+        _show(folder)
+    sys.exit(_exit_code(records))
+
+
+def _show(folder: Path) -> None:
+    if folder.is_dir():
+        page = report.write(folder)
+        report.show(folder)
+        print(f"\npage     {page}\nrecords  {folder}/*/record.json")
+
+
+def _exit_code(records: Sequence[Record]) -> int:
+    """0: all ok or skipped beside ok ones; 1: something failed; 2: nothing could run."""
+    counts = Counter(record.status for record in records)
+    if set(counts) - {"ok", "skipped", "pruned"}:
+        return 1
+    return 0 if counts["ok"] or counts["pruned"] else 2

@@ -1,0 +1,109 @@
+"""From a command line to the points of a sweep: expanded, composed, checked, each once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from peftbench.cli.overrides import rewrite
+from peftbench.config import RunConfig
+from peftbench.errors import UserError
+
+if TYPE_CHECKING:
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.override_parser.types import Override
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run to carry out: its configuration and the overrides that make it on the command line."""
+
+    run: RunConfig
+    overrides: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """``<output_dir>/<sweep>/<run id>``."""
+        return Path(self.run.output_dir) / self.run.sweep / self.run.run_id
+
+
+def single_point(config: DictConfig) -> Point:
+    """The point of a command without ``-m``.
+
+    Raises:
+        UserError: the configuration is wrong, or an option that was written would be ignored.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    overrides = tuple(HydraConfig.get().overrides.task)
+    point = Point(load(config), overrides)
+    _refuse_ignored(point)
+    return point
+
+
+def load(config: DictConfig) -> RunConfig:
+    """The checked configuration of one composed point.
+
+    Raises:
+        UserError: with the dotted names of the wrong options.
+    """
+    task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return RunConfig.load(OmegaConf.to_container(task, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+
+
+def grid_points(
+    loader: ConfigLoaderImpl, master: DictConfig, params: Mapping[str, Any] | None, arguments: Sequence[str]
+) -> list[Point]:
+    """Every point of a grid, in the order written, duplicates dropped.
+
+    ``params`` are the sweep file's axes; an axis on the command line replaces the file's.
+
+    Raises:
+        UserError: an axis cannot be enumerated, or any point is wrong (all are checked before the first one runs).
+    """
+    points: dict[str, Point] = {}
+    for overrides in expand(parse(loader, params, arguments)):
+        config = loader.load_sweep_config(master, list(overrides))
+        try:
+            point = Point(load(config), overrides)
+        except UserError as error:
+            raise UserError(f"{error}\n  at the point {' '.join(overrides)}") from None
+        points.setdefault(point.run.run_id, point)
+    return list(points.values())
+
+
+def parse(loader: ConfigLoaderImpl, params: Mapping[str, Any] | None, arguments: Sequence[str]) -> list[Override]:
+    """Hydra's overrides of the sweep file and the command line, the latter winning axis by axis."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser = OverridesParser.create(config_loader=loader)
+    written = rewrite([*(f"{key}={value}" for key, value in (params or {}).items()), *arguments])
+    return list({override.get_key_element(): override for override in parser.parse_overrides(written)}.values())
+
+
+def expand(overrides: Iterable[Override]) -> list[tuple[str, ...]]:
+    """The product of all axes, the last one fastest.
+
+    Raises:
+        UserError: an axis is an interval, which only a search can sample.
+    """
+    axes = []
+    for override in overrides:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            axes.append([f"{key}={override.get_value_element_as_str()}"])
+        elif override.is_discrete_sweep():
+            axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            raise UserError(f"{override.input_line}: an interval has no points; write {key}=range(a,b) or {key}=a,b,c")
+    return list(itertools.product(*axes))
+
+
+def _refuse_ignored(point: Point) -> None:
+    if point.run.rank is None and any(text.startswith(("rank.", "rank=")) for text in point.overrides):
+        raise UserError(f"method={point.run.method.name} has no rank: leave rank out")

@@ -1,0 +1,206 @@
+"""The training loop: one pass of optimizer steps, with validation on the way and selection by one stated rule.
+
+The loop knows a model, a task and hooks; it knows neither which method is attached nor how many adapters there are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from peftbench.measuring.throughput import StepMeter
+from peftbench.training.hooks import Hook
+from peftbench.training.optimizer import build_optimizer, build_schedule
+
+if TYPE_CHECKING:
+    from peftbench.config import Trainer
+    from peftbench.methods.base import Attached
+    from peftbench.tasks.base import Batch, Encoded, Task
+
+Report = Callable[[int, int, dict[str, float]], None]
+"""Called with (steps done, steps in all, figures); the figures are empty between logged steps."""
+LOGGED_STEPS = 50
+
+
+class Diverged(RuntimeError):
+    """The training loss is no longer a finite number."""
+
+
+@dataclass
+class Trained:
+    """What training leaves behind besides the weights, which are the selected ones."""
+
+    steps: int
+    metrics: dict[str, float]
+    history: list[dict[str, float]] = field(default_factory=list)
+    selection: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Loop:
+    """Everything one training needs; `run` carries it out."""
+
+    attached: Attached
+    task: Task
+    train: Encoded
+    validation: Encoded
+    recipe: Trainer
+    seed: int
+    device: torch.device
+    autocast: Callable[[], AbstractContextManager[Any]]
+    hooks: Sequence[Hook] = ()
+    report: Report = lambda step, total, figures: None
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        per_epoch = self.task.steps_per_epoch(self.train, self.recipe.batch_size)
+        steps = max(1, math.ceil(self.recipe.epochs * per_epoch))
+        return min(steps, self.recipe.max_steps or steps)
+
+    def run(self) -> Trained:
+        """Train, validate, and leave the selected weights in the model.
+
+        Raises:
+            Diverged: the loss became NaN or infinite.
+        """
+        total = self.total_steps
+        model = self.attached.model
+        optimizer = build_optimizer(self.attached, self.recipe, self.device)
+        schedule = build_schedule(optimizer, self.recipe, total)
+        meter = StepMeter(self.device, total)
+        best = Best(self.task, self.recipe.select)
+        trained = Trained(total, {})
+        for hook in self.hooks:
+            hook.start(optimizer, total)
+        model.train()
+        losses = Losses(self.device)
+        for step, batch in enumerate(itertools.islice(self._batches(), total)):
+            meter.begin()
+            losses.add(self._step(step, batch, optimizer))
+            schedule.step()
+            meter.end(batch)
+            self._log(step, total, losses, schedule.get_last_lr()[0])
+            if self._validates(step, total):
+                trained.history.append(self._validate(step, losses))
+                if all(hook.selectable(step) for hook in self.hooks):
+                    best.offer(self.attached, trained.history[-1])
+        best.restore(self.attached)
+        trained.metrics = meter.metrics()
+        trained.selection = best.selection
+        return trained
+
+    def _batches(self) -> Iterator[Batch]:
+        for epoch in itertools.count():
+            # A seed per epoch, apart from neighbouring run seeds.
+            yield from self.task.batches(self.train, self.recipe.batch_size, seed=self.seed * 1_000_003 + epoch)
+
+    def _step(self, step: int, batch: Batch, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        """One optimizer step; returns the (detached) loss without penalties, still on the device."""
+        with self.autocast():
+            loss = self.task.loss(self.attached.model, batch.to(self.device))
+        penalties = [penalty for hook in self.hooks if (penalty := hook.penalty()) is not None]
+        torch.stack([loss, *penalties]).sum().backward()
+        for hook in self.hooks:
+            hook.before_step(step)
+        nn.utils.clip_grad_norm_((p for _, p in self.attached.trainable()), self.recipe.max_grad_norm)
+        optimizer.step()
+        for hook in self.hooks:
+            hook.after_step(step)
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def _log(self, step: int, total: int, losses: Losses, lr: float) -> None:
+        every = max(1, total // LOGGED_STEPS)
+        logged = (step + 1) % every == 0 or step + 1 == total
+        figures = {"train/loss": losses.recent(step), "train/lr": lr} if logged else {}
+        self.report(step + 1, total, figures)
+
+    def _validates(self, step: int, total: int) -> bool:
+        count = min(self.recipe.validations, total)
+        return (step + 1) in {round(total * (i + 1) / count) for i in range(count)}
+
+    def _validate(self, step: int, losses: Losses) -> dict[str, float]:
+        """Figures on the validation split after ``step``, with the mean train loss since the last time."""
+        model = self.attached.model
+        model.eval()
+        with torch.no_grad(), self.autocast():
+            result = self.task.evaluate(model, self.validation, self.recipe.eval_batch_size, self.device)
+        model.train()
+        figures = {f"validation/{name.removeprefix('quality/')}": value for name, value in result.metrics.items()}
+        self.report(step + 1, self.total_steps, figures)
+        return {"step": step + 1, "train/loss": losses.mean(), **figures}
+
+
+class Losses:
+    """Running means of the loss, kept on the device so that a step never waits for the host."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._recent = [torch.zeros((), device=device), 0]
+        self._since = [torch.zeros((), device=device), 0]
+
+    def add(self, loss: torch.Tensor) -> None:
+        """Count the loss of one step."""
+        for sums in (self._recent, self._since):
+            sums[0] = sums[0] + loss.float()
+            sums[1] += 1
+
+    def recent(self, step: int) -> float:
+        """Mean since the last call; waits for the device.
+
+        Raises:
+            Diverged: it is not a finite number.
+        """
+        value = float(self._recent[0]) / max(1, self._recent[1])
+        self._recent = [torch.zeros_like(self._recent[0]), 0]
+        if not math.isfinite(value):
+            raise Diverged(f"the training loss is {value} at step {step + 1}: write a smaller trainer.lr")
+        return value
+
+    def mean(self) -> float:
+        """Mean since the last validation."""
+        value = float(self._since[0]) / max(1, self._since[1])
+        self._since = [torch.zeros_like(self._since[0]), 0]
+        return value
+
+
+class Best:
+    """The one rule that selects a checkpoint, and the weights it selected."""
+
+    def __init__(self, task: Task, rule: str) -> None:
+        self._metric = f"validation/{task.primary.removeprefix('quality/')}"
+        self._sign = 1 if task.greater_is_better else -1
+        self._rule = rule
+        self._state: dict[str, torch.Tensor] | None = None
+        self.selection: dict[str, Any] = {"rule": rule, "metric": self._metric}
+
+    def offer(self, attached: Attached, report: dict[str, float]) -> None:
+        """Keep the present weights if the rule prefers them; an equal figure does not replace an earlier one."""
+        value = report[self._metric]
+        held = self.selection.get("value")
+        if self._rule == "best" and held is not None and self._sign * value <= self._sign * held:
+            return
+        self.selection |= {"step": int(report["step"]), "value": value}
+        if self._rule == "best":
+            self._state = {name: p.detach().clone() for name, p in attached.trainable()}
+
+    def restore(self, attached: Attached) -> None:
+        """Put the selected weights back into the model.
+
+        Raises:
+            RuntimeError: nothing could be selected (a target sparsity that was never reached).
+        """
+        if "step" not in self.selection:
+            raise RuntimeError("no checkpoint could be selected: the target sparsity was not reached by the last step")
+        if self._state is None:
+            return
+        with torch.no_grad():
+            for name, parameter in attached.trainable():
+                parameter.copy_(self._state[name])
