@@ -6,6 +6,7 @@ import os
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -15,14 +16,13 @@ from peftbench.cli.overrides import rewrite
 from peftbench.cli.paths import CONF, register_plugins
 from peftbench.errors import UserError
 
+composed: list[tuple[DictConfig, tuple[str, ...]]] = []
+
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def run(config: DictConfig) -> None:
-    """One run: a grid of a single point."""
-    from peftbench.sweep.command import carry_out
-    from peftbench.sweep.grid import single_point
-
-    carry_out([single_point(config)])
+def compose(config: DictConfig) -> None:
+    """Without ``-m``: keep what was composed for `main`; raised in here, an error would be printed twice."""
+    composed.append((config, tuple(HydraConfig.get().overrides.task)))
 
 
 def main() -> None:
@@ -32,7 +32,12 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         sys.argv[1:] = rewrite(sys.argv[1:])
-        run()
+        compose()
+        if composed:
+            from peftbench.sweep.command import carry_out
+            from peftbench.sweep.grid import single_point
+
+            carry_out([single_point(*composed.pop())])
     except (UserError, HydraException, OmegaConfBaseException) as error:
         print(f"peftbench: {explain(error)}", file=sys.stderr)
         sys.exit(2)

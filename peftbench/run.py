@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from peftbench.errors import UserError
 from peftbench.measuring import precision
 from peftbench.measuring.clock import Phases
 from peftbench.measuring.energy import Energy
 from peftbench.measuring.environment import describe
+from peftbench.measuring.flops import flops_per_token
+from peftbench.measuring.inference import profile_inference
 from peftbench.measuring.memory import PeakMemory, resident
-from peftbench.sparsity.compact import compact_folder, restorable, sparsity_of_folder
+from peftbench.measuring.sizes import base_bytes, file_bytes, parameter_counts
+from peftbench.sparsity.compact import DENSE_FILE, compact_folder, expand_folder, sparsity_of
 from peftbench.training.loop import Loop, Trained
 
 if TYPE_CHECKING:
@@ -76,8 +81,9 @@ def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgres
     try:
         data = prepare(context)
         attached = build(context, data.task)
+        dense_entries = parameter_counts(attached)["params/adapter"]
         trained = train(context, data, attached)
-        save(context, attached)
+        save(context, attached, dense_entries)
         evaluate(context, data, attached)
         profile(context, data, attached)
         record.metrics |= trained.metrics
@@ -94,7 +100,7 @@ def prepare(context: Context) -> Data:
     with context.clock("load"):
         text = run.dataset.read()
         tokenizer = run.model.tokenizer()
-        task = task_for(run.dataset, text, run.model)
+        task = task_for(run.dataset, text, tokenizer, run.model.config())
     context.on_progress("tokenizing", 0, 0)
     with context.clock("tokenize"):
         train = task.encode(text.train, tokenizer, train=True)
@@ -120,8 +126,9 @@ def build(context: Context, task: Task) -> Attached:
         seed_everything(run.seed)
         where = {"device_map": {"": str(context.device)}} if context.device.type == "cuda" else {}
         extra = run.method.load_kwargs(run, run.model.head(task), context.dtype)
-        loaded = run.model.load(task, {**where, **extra})
+        loaded = run.model.build(task, {**where, **extra})
         record.base |= loaded.identity | {"targets": list(loaded.targets), "head": list(loaded.head)}
+        record.metrics["size/base_bytes"] = base_bytes(loaded.model, loaded.head)
         seed_everything(run.seed)
         attached = run.method.attach(loaded, run)
         attached.model.to(context.device)
@@ -159,35 +166,33 @@ def train(context: Context, data: Data, attached: Attached) -> Trained:
         Energy(context.device) as energy,
     ):
         trained = loop.run()
-    record.metrics |= {"memory/train_peak_bytes": memory.bytes, "memory/source": memory.source} | energy.metrics()
+    record.metrics |= {**memory.metrics("train"), **energy.metrics()}
     record.history, record.selection = trained.history, trained.selection
     return trained
 
 
-def save(context: Context, attached: Attached) -> None:
+def save(context: Context, attached: Attached, dense_entries: int) -> None:
     """Write the adapter as it would be shipped, and put what was written back into the model.
 
-    What is evaluated is what is in the files: their zeros are the ones that are counted.
-    """
-    from peftbench.measuring.sizes import base_bytes, file_sizes, parameter_counts
+    What is evaluated is what is in the files, and their zeros are the ones that are counted.
 
+    Args:
+        dense_entries: entries of the adapter before anything was pruned.
+    """
     run, record = context.run, context.record
     folder = context.folder / ADAPTER
-    with context.clock("save"):
-        run.method.save(attached, folder)
-        if run.sparsity.active:
-            compact_folder(folder)
-        with restorable(folder) as plain:
-            run.method.restore(attached, plain)
-    record.metrics |= parameter_counts(attached) | file_sizes(folder)
-    record.metrics["size/base_bytes"] = base_bytes(attached)
+    run.method.save(attached, folder)
     if run.sparsity.active:
-        nonzero, achieved = sparsity_of_folder(folder)
-        record.metrics |= {
-            "params/adapter_nonzero": nonzero,
-            "sparsity/achieved": achieved,
-            "sparsity/target": getattr(run.sparsity, "ratio", None),
-        }
+        compact_folder(folder)
+        with tempfile.TemporaryDirectory() as plain:
+            expand_folder(folder, Path(plain))
+            run.method.restore(attached, Path(plain))
+            saved = sparsity_of(load_file(Path(plain) / DENSE_FILE), dense_entries)
+        target = run.dump()["sparsity"]["ratio"]
+        record.metrics |= {"sparsity/achieved": saved.fraction, "sparsity/target": target}
+    else:
+        run.method.restore(attached, folder)
+    record.metrics |= {**parameter_counts(attached), **file_bytes(folder)}
 
 
 def evaluate(context: Context, data: Data, attached: Attached) -> None:
@@ -197,35 +202,36 @@ def evaluate(context: Context, data: Data, attached: Attached) -> None:
     record = context.record
     context.on_progress("evaluating", 0, 0)
     attached.model.eval()
-    with context.clock("eval"), PeakMemory(context.device, context.baseline) as memory:
-        with torch.no_grad(), context.autocast():
-            batch_size = context.run.trainer.eval_batch_size
-            result = data.task.evaluate(attached.model, data.evaluation, batch_size, context.device)
-    record.metrics |= {**result.metrics, "memory/eval_peak_bytes": memory.bytes}
+    batch_size = context.run.trainer.eval_batch_size
+    with (
+        context.clock("eval"),
+        PeakMemory(context.device, context.baseline) as memory,
+        torch.no_grad(),
+        context.autocast(),
+    ):
+        result = data.task.evaluate(attached.model, data.evaluation, batch_size, context.device)
+    record.metrics |= {**result.metrics, **memory.metrics("eval")}
     pd.DataFrame(result.predictions).to_parquet(context.folder / PREDICTIONS, index=False)
 
 
 def profile(context: Context, data: Data, attached: Attached) -> None:
     """Count FLOPs, time inference unmerged, then merged where the method merges."""
-    from peftbench.measuring.flops import flops_per_token
-    from peftbench.measuring.inference import profile_inference
-
     run, record = context.run, context.record
     context.on_progress("profiling", 0, 0)
 
     def measure(model: torch.nn.Module, prefix: str) -> dict[str, float]:
+        size = run.trainer.eval_batch_size
         return profile_inference(
-            model, data.task, data.evaluation, run.trainer.eval_batch_size, context.device, context.autocast, prefix
+            model, data.task, data.evaluation, size, context.device, context.autocast, prefix=prefix
         )
 
-    with context.clock("profile"):
-        batch = next(iter(data.task.batches(data.train, run.trainer.batch_size, seed=0)))
-        record.metrics["flops/train_per_token"] = flops_per_token(
-            attached.model, batch.to(context.device), data.task, context.autocast
-        )
-        record.metrics |= measure(attached.model, "infer")
-        if (merged := run.method.merge(attached)) is not None:
-            record.metrics |= measure(merged.eval(), "infer_merged")
+    batch = next(iter(data.task.batches(data.train, run.trainer.batch_size, seed=0))).to(context.device)
+    attached.model.train()
+    with context.autocast():
+        record.metrics["flops/train_per_token"] = flops_per_token(attached.model, batch, data.task.loss)
+    record.metrics |= measure(attached.model.eval(), "speed/infer")
+    if (merged := run.method.merge(attached)) is not None:
+        record.metrics |= measure(merged.eval(), "speed/infer_merged")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -257,5 +263,3 @@ def quiet_libraries() -> None:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-
-

@@ -38,7 +38,7 @@ def labelled(
         train, evaluation = splits.cut(train, size, dataset.split_seed, cut_name)
     train = _disjoint(train, [evaluation], written)
     if validation is None:
-        train, validation = _cut_validation(dataset, train)
+        train, validation = _cut_validation(dataset, train, written)
     else:
         validation = _disjoint(validation, [evaluation], written)
         train = _disjoint(train, [validation], written)
@@ -62,7 +62,8 @@ def corpus(
 ) -> TextData:
     """The three splits of a language modelling data set; every item is a document or a line, in its order.
 
-    Blank items are left out. Sizes count items and take neighbouring ones, so that text stays running text.
+    Blank items are left out. Sizes count items and take neighbouring ones, so that text stays running text. Lines that
+    public splits share (headings, for the most part) stay: taking them out would change the published text.
 
     Raises:
         UserError: a split is empty.
@@ -74,9 +75,11 @@ def corpus(
         size = max(1, round(EVALUATION_SHARE * len(train.texts)))
         train, evaluation = splits.cut(train, size, dataset.split_seed, cut_name)
     if validation is None:
-        train, validation = _cut_validation(dataset, train)
+        train, validation = _cut_validation(dataset, train, written)
     else:
-        validation = _running(_filled(validation, written), dataset.validation_size, dataset, "validation_size", written)
+        validation = _running(
+            _filled(validation, written), dataset.validation_size, dataset, "validation_size", written
+        )
     train = _running(train, dataset.train_size, dataset, "train_size", written)
     evaluation = _running(_filled(evaluation, written), dataset.eval_size, dataset, "eval_size", written)
     three = [splits.in_source_order(split) for split in (train, validation, evaluation)]
@@ -85,15 +88,17 @@ def corpus(
     return TextData(three[0], three[1], three[2], (), splits.fingerprint(*three), tuple(written))
 
 
-def _cut_validation(dataset: Dataset, train: Split) -> tuple[Split, Split]:
-    """(what is left of train, validation)."""
+def _cut_validation(dataset: Dataset, train: Split, notes: list[str]) -> tuple[Split, Split]:
+    """(what is left of train, validation); the note says how it was cut."""
     count = len(train.texts)
     size = dataset.validation_size or max(1, min(VALIDATION_MOST, round(VALIDATION_SHARE * count)))
     if size >= count:
         raise UserError(
             f"dataset.validation_size={size} leaves nothing of the {count} items to train on: write a smaller one"
         )
-    return splits.cut(train, size, dataset.split_seed, "validation (cut from train)")
+    rest, part = splits.cut(train, size, dataset.split_seed, "validation (cut from train)")
+    notes.append(f"validation: {len(part.texts):,} items cut out of train, none of whose texts is left in train")
+    return rest, part
 
 
 def _disjoint(split: Split, others: list[Split], notes: list[str]) -> Split:

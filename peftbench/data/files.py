@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,14 +38,18 @@ def read_table(path: Path) -> pd.DataFrame:
                 return pd.read_csv(path, **plain)
             case ".tsv":
                 return pd.read_csv(path, sep="\t", **plain)
-            case ".jsonl" | ".json":
-                # Dates in text must stay text.
-                lines = path.suffix.lower() == ".jsonl"
-                return pd.read_json(path, lines=lines, convert_dates=False, dtype=False)
+            case ".json":
+                return pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
+            case ".jsonl":
+                # Not pandas.read_json, which turns what looks like a date into one.
+                lines = path.read_text(encoding="utf-8").split("\n")
+                return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
     except pd.errors.EmptyDataError:
         raise UserError(f"{path} is empty: write a file with a header and rows") from None
     except Exception as error:
-        raise UserError(f"{path} cannot be read, replace it by a whole copy ({type(error).__name__}: {error})") from error
+        raise UserError(
+            f"{path} cannot be read, replace it by a whole copy ({type(error).__name__}: {error})"
+        ) from error
     raise UserError(f"{path}: unknown kind of file; write one of {', '.join(SUFFIXES)}")
 
 
@@ -73,7 +78,7 @@ def read_source(
 
     Args:
         path: a folder with a file for each split, or None for the hub.
-        names: for each split wanted, the hub's name and the file's stem of it are the key.
+        names: the hub's name of each split wanted, and its file in the folder.
     Raises:
         UserError: the files or the hub cannot be read.
     """

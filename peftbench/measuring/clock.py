@@ -35,7 +35,7 @@ class Phases:
         """Time the block as phase ``name``.
 
         Raises:
-            ValueError: the glossary has no such phase.
+            ValueError: there is no such phase in the glossary.
             RuntimeError: another phase is open.
         """
         if name not in PHASES:
@@ -50,7 +50,7 @@ class Phases:
             self._current = None
 
     def metrics(self) -> dict[str, float]:
-        """``time/<phase>_s`` of every phase entered so far, and ``time/total_s`` since this object was made (s)."""
+        """``time/<phase>_s`` of every phase entered so far, ``time/total_s`` since this object was made."""
         figures = {f"time/{name}_s": seconds for name, seconds in self._seconds.items()}
         return {**figures, "time/total_s": self._clock() - self._born}
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from peftbench.measuring.mode import mode
 from peftbench.tasks.base import Batch
 
 if TYPE_CHECKING:
@@ -29,10 +30,11 @@ def flops_per_token(
 
     One multiply-add is two FLOPs. Matrix products, convolutions and attention count, in forward, backward and in any
     recomputation; element-wise work and the optimizer do not. Products with padding are in the numerator (they are
-    computed) while the denominator has real tokens only. Frozen weights cost no weight gradient, and the count shows it.
+    computed) while the denominator has real tokens only. Frozen weights cost no weight gradient, as the count shows.
 
-    Nothing is changed: gradients and random-number generators are afterwards what they were. Call it in the mode and
-    the autocast context of training, with ``batch`` on the model's device.
+    The model is in train mode meanwhile. Nothing is changed: modes, gradients and random-number generators are
+    afterwards what they were. Call it in the autocast context of training, with a training batch on the model's
+    device. The penalty of a sparsity is not part of it.
 
     Returns:
         FLOP a token, or None if the model ran a matrix product whose FLOPs are unknown, or there are no real tokens.
@@ -53,11 +55,10 @@ def flops_per_token(
 def _formulas() -> dict[Any, Callable[..., int]]:
     """Formulas that torch's counter lacks: attention on the CPU, and products with bitsandbytes' 4-bit weights."""
     import torch
-    from torch.utils.flop_counter import sdpa_backward_flop, sdpa_flop
 
     found: dict[Any, Callable[..., int]] = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
         torch.ops.aten.mv: _two_per_element,
         torch.ops.aten.dot: _two_per_element,
     }
@@ -66,6 +67,18 @@ def _formulas() -> dict[Any, Callable[..., int]]:
         if hasattr(torch.ops.bitsandbytes, name):
             found[getattr(torch.ops.bitsandbytes, name)] = _four_bit
     return found
+
+
+def _attention(query_shape: Any, key_shape: Any, value_shape: Any, *args: Any, **kwargs: Any) -> int:
+    from torch.utils.flop_counter import sdpa_flop_count
+
+    return sdpa_flop_count(query_shape, key_shape, value_shape)
+
+
+def _attention_backward(grad_shape: Any, query_shape: Any, key_shape: Any, value_shape: Any, *_: Any, **__: Any) -> int:
+    from torch.utils.flop_counter import sdpa_backward_flop_count
+
+    return sdpa_backward_flop_count(grad_shape, query_shape, key_shape, value_shape)
 
 
 def _four_bit(a_shape: Any, b_shape: Any, weight_shape: Any, *args: Any, **kwargs: Any) -> int:
@@ -109,7 +122,7 @@ def _costs_nothing(func: Any) -> bool:
 
 @contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    """Gradients and random-number generators (CPU and CUDA) are put back when the block is left."""
+    """Train mode inside; modes, gradients and random-number generators (CPU, CUDA) are put back afterwards."""
     import torch
 
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
@@ -117,7 +130,7 @@ def _untouched(model: nn.Module) -> Iterator[None]:
     for parameter, _ in gradients:
         parameter.grad = None
     try:
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), mode(model, training=True):
             yield
     finally:
         for parameter, gradient in gradients:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from peftbench.measuring.clock import synchronize
+from peftbench.measuring.mode import mode
 from peftbench.measuring.throughput import percentiles_ms
 from peftbench.tasks.base import Batch, Encoded, Task
 
@@ -61,7 +62,7 @@ def profile_inference(
         synchronize(device)
         return _timed(model, batches, device, budget_s, minimum, clock)
 
-    with _evaluating(model), torch.no_grad(), autocast():
+    with mode(model, training=False), torch.no_grad(), autocast():
         latencies, _ = timed(1, SINGLES, 3, min_items)
         seconds, samples = timed(batch_size, BATCHES, 1, min_batches)
     p50, p95 = percentiles_ms(latencies)
@@ -119,23 +120,8 @@ def _sample(data: Encoded, count: int) -> Encoded:
 
 
 def _spread(count: int) -> list[int]:
-    """All of ``range(count)``: the middle first, then the quarters, the eighths, ... (van der Corput)."""
-    order: dict[int, None] = {}
-    denominator = 2
-    while len(order) < count:
-        for numerator in range(1, denominator, 2):
-            order.setdefault(numerator * count // denominator)
-        denominator *= 2
-    return list(order)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, each module's own mode again afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    """All of ``range(count)`` in van der Corput's order: the middle, the quarters, the eighths, ...; any first few of
+    them are spread evenly."""
+    bits = count.bit_length()
+    points = (int(f"{index:0{bits}b}"[::-1], 2) / 2**bits for index in range(1, 2**bits))
+    return list(dict.fromkeys(int(point * count) for point in points))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftbench.component import Component
+from peftbench.training.hooks import Hook
 
 if TYPE_CHECKING:
     import torch
@@ -97,6 +98,10 @@ class Method(Component, ABC):
         Raises:
             UserError: the targets are not in this model.
         """
+
+    def hook(self, attached: Attached) -> Hook:
+        """The training hook that the method itself needs (AdaLoRA moves its rank budget); most need none."""
+        return Hook()
 
     @abstractmethod
     def save(self, attached: Attached, folder: Path) -> None:

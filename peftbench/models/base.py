@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from peftbench.component import Component
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from peftbench.tasks.base import Task
 
@@ -43,11 +43,19 @@ class Model(Component, ABC):
         """
 
     @abstractmethod
+    def config(self) -> PretrainedConfig:
+        """The network's configuration, without its weights.
+
+        Raises:
+            UserError: it cannot be had (no hub, a missing folder).
+        """
+
+    @abstractmethod
     def head(self, task: Task) -> tuple[str, ...]:
         """Module names of the task head, known without loading weights."""
 
     @abstractmethod
-    def load(self, task: Task, load_kwargs: Mapping[str, Any]) -> Loaded:
+    def build(self, task: Task, load_kwargs: Mapping[str, Any]) -> Loaded:
         """The base network with a head for ``task`` (fresh where the checkpoint has none), on the CPU unless
         ``load_kwargs`` says otherwise.
 

@@ -61,8 +61,8 @@ class Pretrained(Model):
         """See `Model.head`."""
         return head_modules(self.config(), task)
 
-    def load(self, task: Task, load_kwargs: Mapping[str, Any]) -> Loaded:
-        """See `Model.load`."""
+    def build(self, task: Task, load_kwargs: Mapping[str, Any]) -> Loaded:
+        """See `Model.build`."""
         import transformers
 
         config = self.config()

@@ -73,8 +73,8 @@ class Random(Model):
         """See `Model.head`."""
         return fresh_modules(head_modules(self.config(), task), (), task)
 
-    def load(self, task: Task, load_kwargs: Mapping[str, Any]) -> Loaded:
-        """See `Model.load`; goes through a folder, so that every load argument means what it means elsewhere."""
+    def build(self, task: Task, load_kwargs: Mapping[str, Any]) -> Loaded:
+        """See `Model.build`; goes through a folder, so that every load argument means what it means elsewhere."""
         import tempfile
 
         import torch

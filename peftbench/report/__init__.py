@@ -1,0 +1,41 @@
+"""The report: tables, comparisons and one web page, made from nothing but the records of a sweep folder.
+
+Nothing heavy is imported until something is written or shown.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import TextIO
+
+__all__ = ["BASELINE", "show", "write"]
+
+BASELINE = "lora"
+"""The method that others are compared with unless another one is named."""
+
+
+def write(folder: Path, *, baseline: str = BASELINE) -> Path:
+    """Write ``results.csv``, ``results.parquet`` and ``report.html`` into a sweep folder and return the page's path.
+
+    Raises:
+        UserError: there is no such folder, or no record in it.
+    """
+    from peftbench.report import page, sweep, table
+
+    loaded = sweep.load(folder)
+    table.write(loaded)
+    return page.write(loaded, baseline)
+
+
+def show(folder: Path, *, baseline: str = BASELINE, file: TextIO | None = None) -> None:
+    """Print the tables of a sweep folder to ``file`` (standard output), without colour codes if it is not a terminal.
+
+    Raises:
+        UserError: there is no such folder, or no record in it.
+    """
+    from peftbench.report import sweep, terminal
+
+    terminal.show(sweep.load(folder), baseline, file)

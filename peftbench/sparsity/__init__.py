@@ -1,0 +1,1 @@
+"""What is made sparse in the factors of a low-rank adapter, how and when."""

@@ -47,6 +47,7 @@ class MaskHook(PruningHook):
         """Grow the masks if it is time to, and apply them to weights and moments."""
         super().after_step(step)
         for parameter, pruned in zip(self.parameters, self.pruned, strict=False):
+            # Every step: bitsandbytes' 8-bit moments, for one, do not stay at zero by themselves.
             parameter.masked_fill_(pruned, 0)
             zero_moments(self.optimizer, parameter, pruned)
 
@@ -55,14 +56,16 @@ class MaskHook(PruningHook):
         """Extend the masks to ``ratio`` zeros, of each tensor or of all of them together."""
         scores = [parameter.abs() for parameter in self.parameters]
         # Below any magnitude: what is pruned already is counted first, ahead of survivors that happen to be zero.
-        scores = [score.masked_fill_(mask, -1) for score, mask in zip(scores, self.pruned, strict=True)] or scores
+        for score, gone in zip(scores, self.pruned, strict=False):
+            score.masked_fill_(gone, -1)
         groups = [scores] if self.scope == "global" else [[score] for score in scores]
         self.pruned = [mask for group in groups for mask in smallest(group, ratio)]
-        self._warn_of_empty()
+        if ratio == self.plan.ratio:
+            self._warn_of_empty()
 
     def _warn_of_empty(self) -> None:
-        empty = sum(bool(mask.all()) for mask in self.pruned)
-        if empty:
+        # With a global threshold a whole B can go, and then its layer learns nothing more.
+        if empty := sum(bool(mask.all()) for mask in self.pruned):
             log.warning("%d of %d factor matrices have no entry left at this sparsity", empty, len(self.pruned))
 
 

@@ -36,7 +36,9 @@ def take_moments(
     Raises:
         RuntimeError: ``old`` is not in any parameter group, so it was not trained.
     """
-    places = [(group["params"], i) for group in optimizer.param_groups for i, p in enumerate(group["params"]) if p is old]
+    places = [
+        (group["params"], i) for group in optimizer.param_groups for i, p in enumerate(group["params"]) if p is old
+    ]
     if not places:
         raise RuntimeError("a factor's parameter is not in the optimizer's parameter groups")
     for parameters, i in places:

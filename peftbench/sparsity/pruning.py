@@ -49,7 +49,7 @@ class Pruning(Sparsity):
             return fields
         given = {name: value for name, value in fields.items() if value is not None}
         unused = {"start": None, "end": None, "interval": None}
-        return {**unused, **DEFAULTS.get(str(fields.get("schedule")), {}), **given}
+        return {**unused, **DEFAULTS.get(str(fields.get("schedule")), DEFAULTS["gradual"]), **given}
 
     @field_validator("ratio")
     @classmethod

@@ -32,15 +32,12 @@ class Point:
         return Path(self.run.output_dir) / self.run.sweep / self.run.run_id
 
 
-def single_point(config: DictConfig) -> Point:
+def single_point(config: DictConfig, overrides: tuple[str, ...]) -> Point:
     """The point of a command without ``-m``.
 
     Raises:
         UserError: the configuration is wrong, or an option that was written would be ignored.
     """
-    from hydra.core.hydra_config import HydraConfig
-
-    overrides = tuple(HydraConfig.get().overrides.task)
     point = Point(load(config), overrides)
     _refuse_ignored(point)
     return point

@@ -1,4 +1,4 @@
-"""Hydra's sweeper: hands the grid of ``-m`` or of a named sweep to our engine."""
+"""Hydra's sweeper: hands the grid, or with ``hydra/sweeper=optuna`` the search, of a command to our engine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 class PeftbenchSweeper(Sweeper):
     """Expands, composes and checks all points first; then the engine carries them out, one process each."""
 
-    def __init__(self, params: DictConfig | None = None) -> None:
+    def __init__(self, params: DictConfig | None = None, **search: Any) -> None:
+        """``search`` are the options that only a search has (``hydra/sweeper=optuna``); without them it is a grid."""
         self.params = params
+        self.search = search
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """See Hydra's `Sweeper`."""
@@ -23,10 +25,16 @@ class PeftbenchSweeper(Sweeper):
         self.config: DictConfig = config
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Carry out the grid; see `peftbench.sweep.command.carry_out` for the exit codes."""
+        """Carry out the grid or the search; see `peftbench.sweep.command.carry_out` for the exit codes."""
         from peftbench.sweep.command import carry_out
         from peftbench.sweep.grid import grid_points
 
         assert self.hydra_context is not None
+        loader: Any = self.hydra_context.config_loader
         params: Any = self.params
-        carry_out(grid_points(self.hydra_context.config_loader, self.config, params, arguments))  # type: ignore[arg-type]
+        if self.search:
+            from peftbench.sweep import search
+
+            search.carry_out(loader, self.config, {"params": params, **self.search}, arguments)
+        else:
+            carry_out(grid_points(loader, self.config, params, arguments))

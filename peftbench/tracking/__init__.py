@@ -1,0 +1,1 @@
+"""Readers of runs while they go on: Weights & Biases, or nothing."""

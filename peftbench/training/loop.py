@@ -86,7 +86,7 @@ class Loop:
             meter.begin()
             losses.add(self._step(step, batch, optimizer))
             schedule.step()
-            meter.end(batch)
+            meter.end(batch.real_tokens, batch.computed_tokens, len(batch.rows))
             self._log(step, total, losses, schedule.get_last_lr()[0])
             if self._validates(step, total):
                 trained.history.append(self._validate(step, losses))

@@ -1,0 +1,114 @@
+"""Any tuner that PEFT has, by the name of its configuration class: a YAML file is a new method, without code."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from peftbench.errors import UserError
+from peftbench.methods.tuner import Tuner
+from peftbench.training.hooks import Hook
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig, PeftModel
+
+    from peftbench.config import RunConfig
+    from peftbench.methods.base import Attached
+    from peftbench.methods.injection import Sites
+    from peftbench.models.base import Loaded
+
+UNKNOWN_YET = 2**31
+"""Stands for the number of training steps until the loop says it."""
+
+
+class Peft(Tuner):
+    """A PEFT configuration built from ``args``, the targets, and the run's rank where the tuner has one."""
+
+    config_class: str
+    """A class of PEFT such as ``LoHaConfig``."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of that class."""
+    rank_args: dict[str, float] | None = None
+    """Arguments that follow ``rank``, each as a multiple of it; null for a tuner without a rank."""
+    alpha_arg: str | None = None
+    """The argument that alpha goes to; null for a tuner without one, which then has no use for rank.alpha_ratio."""
+
+    @property
+    def uses_rank(self) -> bool:  # type: ignore[override]
+        """Whether the ``rank`` axis means anything to this tuner."""
+        return bool(self.rank_args)
+
+    def conflict(self, run: RunConfig) -> str | None:
+        """See `Method.conflict`."""
+        if run.rank is not None and run.rank.pattern:
+            return f"method={self.name} has one rank for all layers: leave rank.pattern empty"
+        if run.rank is not None and run.rank.alpha is not None and self.alpha_arg is None:
+            return f"method={self.name} has no alpha: write rank=default"
+        return super().conflict(run)
+
+    def sites(self, loaded: Loaded) -> Sites:
+        """See `Tuner.sites`; here other modules than linear layers may be named (norms, embeddings)."""
+        from peftbench.methods import injection
+
+        return injection.find_sites(loaded, self.targets, linear_only=False)
+
+    def peft_config(self, sites: Sites, run: RunConfig) -> PeftConfig:
+        """See `Tuner.peft_config`."""
+        kind = self._class()
+        known = {field.name for field in dataclasses.fields(kind) if field.init}
+        settled = self._settled(known, sites, run)
+        if twice := settled.keys() & self.args.keys():
+            raise UserError(f"method.args: leave out {_join(twice)}, which targets, rank and training already set")
+        if unknown := (settled.keys() | self.args.keys()) - known:
+            raise UserError(f"method.args: {self.config_class} has no {_join(unknown)}; it has {_join(known)}")
+        try:
+            return kind(**settled, **self.args)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"method.args: {self.config_class} refuses them: {error}") from error
+
+    def admit(self, model: PeftModel, config: PeftConfig, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """See `Tuner.admit`; a tuner that moves ranks (AdaLoRA) shrinks its layers by its configuration on loading."""
+        if hasattr(config, "rank_pattern"):
+            model.peft_config["default"].rank_pattern = config.rank_pattern  # type: ignore[attr-defined]
+        return state
+
+    def hook(self, attached: Attached) -> Hook:
+        """See `Method.hook`."""
+        from peftbench.methods.allocation import Allocation
+
+        model: Any = attached.model
+        return Allocation(model) if hasattr(model.base_model, "update_and_allocate") else Hook()
+
+    def _class(self) -> type[PeftConfig]:
+        """The configuration class of a tuner that works layer by layer.
+
+        Raises:
+            UserError: PEFT has none of that name; the message lists those it has.
+        """
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+        from peft.tuners.tuners_utils import BaseTuner
+
+        layerwise = [key for key, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items() if issubclass(tuner, BaseTuner)]
+        found = {PEFT_TYPE_TO_CONFIG_MAPPING[key].__name__: PEFT_TYPE_TO_CONFIG_MAPPING[key] for key in layerwise}
+        if self.config_class not in found:
+            raise UserError(f"method.config_class: no {self.config_class} in PEFT; write one of {_join(found)}")
+        return found[self.config_class]
+
+    def _settled(self, known: set[str], sites: Sites, run: RunConfig) -> dict[str, Any]:
+        """Arguments that follow from the rest of the run."""
+        settled: dict[str, Any] = {"target_modules": sites.targets}
+        if "fan_in_fan_out" in known:
+            settled["fan_in_fan_out"] = sites.transposed
+        if "total_step" in known:
+            settled["total_step"] = UNKNOWN_YET
+        if run.rank is not None:
+            settled |= {name: max(1, round(ratio * run.rank.value)) for name, ratio in (self.rank_args or {}).items()}
+            settled |= {self.alpha_arg: run.rank.scale * run.rank.value} if self.alpha_arg else {}
+        return settled
+
+
+def _join(names: Any) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,106 @@
+"""How each figure of the glossary is called, scaled and written. A missing figure is a dash, never a zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+DASH = "–"
+Kind = Literal["percent", "plain", "nats", "bytes", "count", "rate", "ms", "s"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric: its name in the records, its label in tables, and what it measures."""
+
+    name: str
+    label: str
+    kind: Kind
+    higher_is_better: bool = False
+
+
+QUALITY = (
+    Figure("quality/accuracy", "accuracy", "percent", True),
+    Figure("quality/perplexity", "perplexity", "plain"),
+    Figure("quality/mlm_loss", "MLM loss", "nats"),
+    Figure("quality/loss", "loss", "nats"),
+)
+"""In order of preference: the first that a record names is what its table is about."""
+
+COSTS = (
+    Figure("params/adapter", "adapter params", "count"),
+    Figure("size/adapter_bytes", "adapter size", "bytes"),
+    Figure("memory/train_peak_bytes", "peak memory", "bytes"),
+    Figure("speed/train_tokens_per_s", "train tokens/s", "rate", True),
+    Figure("time/train_s", "train time", "s"),
+    Figure("speed/infer_latency_ms_p50", "latency p50", "ms"),
+    Figure("speed/train_samples_per_s", "train samples/s", "rate", True),
+    Figure("sparsity/achieved", "achieved sparsity", "percent"),
+    Figure("params/head", "head params", "count"),
+)
+"""Means beside the quality, the most asked for first: a narrow terminal drops from the end."""
+
+_SCALES: dict[str, tuple[tuple[float, str], ...]] = {
+    "bytes": ((1e9, "GB"), (1e6, "MB"), (1e3, "KB"), (1.0, "B")),
+    "count": ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")),
+}
+_UNITS = {"percent": (0.01, "%"), "ms": (1.0, "ms"), "s": (1.0, "s"), "nats": (1.0, "nats")}
+
+
+def quality(metrics: dict[str, Any]) -> Figure | None:
+    """The main quality figure of a record, or None if it has none."""
+    return next((figure for figure in QUALITY if figure.name in metrics), None)
+
+
+def missing(value: Any) -> bool:
+    """Whether a value stands for "not measured"."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def scale(kind: str, values: Iterable[Any]) -> tuple[float, str]:
+    """The divisor and the unit that a whole column is written in, so that its rows can be compared at a glance."""
+    present = [abs(float(value)) for value in values if not missing(value)]
+    largest = max(present, default=0.0)
+    for divisor, unit in _SCALES.get(kind, ()):
+        if largest >= divisor:
+            return divisor, unit
+    return _UNITS.get(kind, (1.0, ""))
+
+
+def number(value: Any, divisor: float = 1.0) -> str:
+    """Three significant digits below a thousand, whole numbers with separators above, a dash for what is missing."""
+    if missing(value):
+        return DASH
+    scaled = float(value) / divisor
+    if abs(scaled) >= 999.5:
+        return f"{scaled:,.0f}"
+    if scaled == 0:
+        return "0"
+    # The digits follow the rounded value: 0.9996 is 1.00, not 1.000.
+    digits = 2 - math.floor(math.log10(abs(float(f"{scaled:.2e}"))))
+    return f"{scaled:.{min(max(digits, 0), 6)}f}"
+
+
+def score(figure: Figure | None, value: Any) -> str:
+    """A quality figure, with the same number of decimals in every row."""
+    if missing(value):
+        return DASH
+    kind = figure.kind if figure else "plain"
+    return f"{float(value) * 100:.2f}" if kind == "percent" else f"{float(value):.{4 if kind == 'nats' else 2}f}"
+
+
+def change(figure: Figure | None, value: Any) -> str:
+    """A difference from the baseline, signed: points of accuracy, per cent of perplexity, or nats."""
+    if missing(value):
+        return DASH
+    kind = figure.kind if figure else "plain"
+    text = f"{float(value):+.4f}" if kind == "nats" else f"{float(value) * 100:+.2f}"
+    return text.replace("-", "−") + ("%" if kind == "plain" else "")
+
+
+def change_unit(figure: Figure | None) -> str:
+    """What the differences of `change` are counted in."""
+    kind = figure.kind if figure else "plain"
+    return {"percent": "percentage points", "nats": "nats"}.get(kind, "per cent of the baseline's perplexity")

@@ -1,0 +1,40 @@
+"""The settings tables as GitHub Markdown, for a README or a documentation page."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import TYPE_CHECKING
+
+from peftbench.report.view import Column, View, views
+
+if TYPE_CHECKING:
+    from peftbench.report.sweep import Sweep
+
+
+def render(sweep: Sweep, baseline: str) -> str:
+    """All sections: a heading, the table, and what the figures mean."""
+    sections = [_section(view) for view in views(sweep, baseline)]
+    return "\n".join(sections) if sections else f"No run of {_safe(sweep.name)} finished, so there are no figures.\n"
+
+
+def _section(view: View) -> str:
+    notes = "  \n".join(map(_safe, [*view.facts, *view.warnings]))
+    return f"### {_safe(view.title)}\n\n{_table(view.columns)}\n\n{notes}\n"
+
+
+def _table(columns: tuple[Column, ...]) -> str:
+    head = _row([column.title for column in columns])
+    rule = "|" + "|".join("---:" if column.numeric else ":---" for column in columns) + "|"
+    rows = [_row([cell.text for cell in cells]) for cells in zip(*(column.cells for column in columns), strict=True)]
+    return "\n".join([head, rule, *rows])
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(map(_safe, cells)) + " |"
+
+
+def _safe(text: str) -> str:
+    """Text that Markdown shows as it is: no tags, no table bars, no emphasis, one line."""
+    escaped = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", escaped)

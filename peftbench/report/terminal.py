@@ -1,0 +1,92 @@
+"""The tables at the end of a sweep: within the width of a terminal, and plain text in a file."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from peftbench.report import facts
+from peftbench.report.view import Column, View, views
+
+if TYPE_CHECKING:
+    from peftbench.report.sweep import Sweep
+
+FILE_WIDTH = 200
+"""Columns that a table may take in a file, where nothing has to fit a window."""
+MAX_FAILURES = 20
+STYLES = {"better": "bold green", "worse": "red", "tie": "dim", "baseline": "dim"}
+
+
+def show(sweep: Sweep, baseline: str, file: TextIO | None = None) -> None:
+    """Print one table a section, then what did not finish and why, then where the page is."""
+    console = _console(file or sys.stdout)
+    for view in views(sweep, baseline):
+        _section(console, view)
+    if not sweep.sections:
+        _say(console, f"No run of {sweep.name} finished, so there are no figures.", "bold")
+    _failures(console, sweep)
+    page = sweep.folder / "report.html"
+    if page.exists():
+        _say(console, f"Report: {page}")
+
+
+def _console(file: TextIO) -> Console:
+    console = Console(file=file, highlight=False, emoji=False, markup=False)
+    return console if console.is_terminal else Console(file=file, width=FILE_WIDTH, no_color=True, highlight=False)
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    # Soft wrapping keeps a line one line in a file, and lets the terminal break it where it must.
+    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
+
+
+def _section(console: Console, view: View) -> None:
+    _say(console, view.title, "bold")
+    for line in view.facts:
+        _say(console, line, "dim")
+    for line in view.warnings:
+        _say(console, f"! {line}", "yellow")
+    columns = list(view.columns)
+    table = _table(columns)
+    while console.measure(table).maximum > console.width and (least := max(columns, key=_priority)).priority:
+        columns.remove(least)
+        table = _table(columns)
+    console.print(table)
+    dropped = [column.label for column in view.columns if column not in columns]
+    for line in [f"in the report only: {', '.join(dropped)}"] * bool(dropped) + list(view.notes):
+        _say(console, line, "dim")
+    _say(console, "")
+
+
+def _priority(column: Column) -> int:
+    return column.priority
+
+
+def _table(columns: list[Column]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    for column in columns:
+        # The unit under the label keeps columns as narrow as their numbers.
+        head = Text(column.label.replace(" ", "\n", 1) + (f"\n{column.unit}" if column.unit else ""))
+        wraps = {"overflow": "fold"} if not column.priority else {"no_wrap": True}
+        table.add_column(head, justify="right" if column.numeric else "left", **wraps)  # type: ignore[arg-type]
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*(Text(cell.text, style=STYLES.get(cell.text.split(" ")[0], "")) for cell in cells))
+    return table
+
+
+def _failures(console: Console, sweep: Sweep) -> None:
+    lines = [f"{record.status:8}{record.run_id}: {facts.reason(record)}" for record in sweep.failures]
+    lines += [f"{'no record':8} {name}" for name in sweep.unreadable]
+    if not lines:
+        return
+    total = len(sweep.records) + len(sweep.unreadable)
+    _say(console, f"{len(lines)} of {total} runs did not finish:", "bold")
+    for line in lines[:MAX_FAILURES]:
+        _say(console, f"  {line}")
+    if len(lines) > MAX_FAILURES:
+        _say(console, f"  and {len(lines) - MAX_FAILURES} more, all in results.csv and in the report")

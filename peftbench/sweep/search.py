@@ -1,0 +1,171 @@
+"""An Optuna search: trials are points, carried out by the engine one process each; the records are what it reads."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from peftbench.cli.messages import explain
+from peftbench.errors import UserError
+from peftbench.record import Record
+from peftbench.sweep import command, engine, search_result
+from peftbench.sweep.grid import Point, load, parse
+from peftbench.sweep.process import Worker
+from peftbench.sweep.progress import Progress
+from peftbench.sweep.search_options import SearchOptions
+from peftbench.sweep.search_space import Space
+from peftbench.sweep.search_study import counted, opened, sampler
+
+if TYPE_CHECKING:
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from omegaconf import DictConfig
+    from optuna import Study
+    from optuna.trial import Trial
+
+Compose = Callable[[Sequence[str]], Point]
+FINE = ("ok", "skipped", "pruned")
+
+
+def carry_out(
+    loader: ConfigLoaderImpl, master: DictConfig, options: Mapping[str, Any], arguments: Sequence[str]
+) -> None:
+    """Search up to ``n_trials`` finished trials in all, write the best configuration and the report.
+
+    Exits with 1 if any run failed, with 2 if no trial could run, and returns otherwise.
+
+    Raises:
+        UserError: options, dimensions or objectives are wrong, or the study there is of another search.
+    """
+    settings = SearchOptions.load(options)
+    space = Space.of(parse(loader, settings.params, arguments))
+    settings.check(space)
+
+    def compose(overrides: Sequence[str]) -> Point:
+        return _compose(loader, master, overrides)
+
+    points = [compose(overrides) for overrides in space.probes()]
+    first = points[0]
+    _refuse_rerun(first)
+    lines = [f"search {first.run.sweep}: {settings.sampler}, {settings.n_trials} trials -> {first.folder.parent}"]
+    lines += [f"  {dimension}" for dimension in space.dimensions]
+    lines += [f"  {objective.direction} {objective.metric}" for objective in settings.objectives]
+    print("\n".join(lines), flush=True)
+    if not first.run.engine.dry_run:
+        _search(settings, space, compose, points)
+
+
+def _search(settings: SearchOptions, space: Space, compose: Compose, points: Sequence[Point]) -> None:
+    run, folder = points[0].run, points[0].folder.parent
+    with opened(settings, folder, run.sweep, _identity(settings, space, points)) as study:
+        todo = max(0, settings.n_trials - len(counted(study)))
+        print(f"{len(counted(study))} trials done already, {todo} to run", flush=True)
+        try:
+            with Worker.pool(run.engine.in_process) as worker, Progress(todo) as progress:
+                Search(study, settings, space, compose, worker, progress).run()
+        finally:
+            if any(folder.glob("*/record.json")):
+                command._show(folder)
+            search_result.conclude(study, settings, folder)
+        if code := _exit_code(study):
+            sys.exit(code)
+
+
+def _compose(loader: ConfigLoaderImpl, master: DictConfig, overrides: Sequence[str]) -> Point:
+    try:
+        return Point(load(loader.load_sweep_config(master, list(overrides))), tuple(overrides))
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{explain(error)}\n  at the point {' '.join(overrides)}") from error
+
+
+def _refuse_rerun(point: Point) -> None:
+    if point.run.engine.rerun:
+        raise UserError("engine.rerun: a search does not repeat its trials; write sweep=NAME for a new one")
+
+
+def _identity(settings: SearchOptions, space: Space, points: Sequence[Point]) -> dict[str, Any]:
+    """What makes two searches the same one: trials of another one must not be compared with ours.
+
+    Sampler, its seed and the number of trials may change from one call to the next.
+    """
+    hashes = "".join(point.run.hash for point in points)
+    return {
+        "dimensions": space.describe(),
+        "objectives": [objective.model_dump() for objective in settings.objectives],
+        "configuration": hashlib.sha256(hashes.encode()).hexdigest(),
+    }
+
+
+@dataclass
+class Search:
+    """The loop: ask for parameters, find or make the record, tell the objectives."""
+
+    study: Study
+    settings: SearchOptions
+    space: Space
+    compose: Compose
+    worker: Worker
+    progress: Progress
+    _records: dict[str, Record] = field(default_factory=dict)
+    """What this call has carried out: a point that failed is not tried twice in one search."""
+
+    def run(self) -> None:
+        """Go on until ``n_trials`` trials are finished.
+
+        Raises:
+            UserError: a run failed and ``engine.fail_fast`` is set, or a run has no such objective.
+        """
+        while (index := len(counted(self.study))) < self.settings.n_trials:
+            self.study.sampler = sampler(self.settings, index)
+            trial = self.study.ask(self.space.distributions())
+            try:
+                point = self.compose(self.space.overrides(trial.params))
+            except UserError as error:
+                # The probes were legal, so only this combination is not.
+                print(f"trial {trial.number} is no legal configuration: {error}", flush=True)
+                self._tell(trial, None, "failed", str(error))
+                continue
+            record = self._record(point)
+            self.progress.done(record)
+            self._tell(trial, record, record.status, record.reason)
+            if record.status not in FINE and point.run.engine.fail_fast:
+                raise UserError(f"engine.fail_fast: {record.run_id} is {record.status}: {record.reason}")
+
+    def _record(self, point: Point) -> Record:
+        """The point's record: of this call, from disk, or of a new process; an impossible point costs none."""
+        run_id = point.run.run_id
+        self.progress.begin(run_id)
+        if run_id not in self._records:
+            plan = engine.Plan.of([point])
+            if plan.todo:
+                self._records[run_id] = engine.carry_out_point(point, self.worker, self.progress)
+            else:
+                (self._records[run_id],) = engine.carry_out_plan(plan)
+        return self._records[run_id]
+
+    def _tell(self, trial: Trial, record: Record | None, status: str, reason: str | None) -> None:
+        """Finish the trial. What was skipped counts as pruned, so that the sampler learns to avoid it."""
+        from optuna.trial import TrialState
+
+        # Read first: without its objective the trial stays unfinished and is taken up again once that is corrected.
+        values = [o.value(record) for o in self.settings.objectives] if record and status == "ok" else None
+        about = {"run_id": record.run_id if record else None, "status": status, "reason": reason}
+        for key, value in about.items():
+            trial.set_user_attr(key, value)
+        if values is not None:
+            self.study.tell(trial, values)
+        else:
+            self.study.tell(trial, state=TrialState.PRUNED if status in FINE else TrialState.FAIL)
+
+
+def _exit_code(study: Study) -> int:
+    """As for a grid: 1 if any run failed, 2 if nothing could run, 0 otherwise."""
+    statuses = {trial.user_attrs.get("status") for trial in counted(study)}
+    if statuses - set(FINE):
+        return 1
+    return 0 if statuses & {"ok", "pruned"} else 2

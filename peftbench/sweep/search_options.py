@@ -1,0 +1,114 @@
+"""The options of a search (``conf/hydra/sweeper/optuna.yaml``), checked, and what its objectives are read from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from peftbench.config import Section
+from peftbench.errors import UserError
+from peftbench.record import Record
+from peftbench.sweep.search_space import Choice, Space
+
+VALIDATION = "validation/"
+EVALUATION = "quality/"
+
+
+class Objective(Section):
+    """One figure of a run, and which way is better."""
+
+    metric: str
+    direction: Literal["maximize", "minimize"]
+
+    @field_validator("metric")
+    @classmethod
+    def _never_the_evaluation_split(cls, metric: str) -> str:
+        if metric.startswith(EVALUATION):
+            instead = VALIDATION + metric.removeprefix(EVALUATION)
+            raise ValueError(
+                f"{metric} is measured on the evaluation split, which is touched once and by which nothing may be "
+                f"selected: write {instead}"
+            )
+        return metric
+
+    def value(self, record: Record) -> float:
+        """This figure of a finished run; ``validation/...`` is that of the checkpoint that was selected.
+
+        Raises:
+            UserError: the run has no such figure.
+        """
+        figures = figures_of(record)
+        if self.metric not in figures:
+            raise UserError(
+                f"objective {self.metric}: {record.run_id} has no such figure; it has {', '.join(sorted(figures))}"
+            )
+        return figures[self.metric]
+
+
+def figures_of(record: Record) -> dict[str, float]:
+    """Every figure of a run that a search may select by."""
+    step = record.selection.get("step")
+    selected = next((report for report in reversed(record.history) if report.get("step") == step), {})
+    validated = {name: value for name, value in selected.items() if name.startswith(VALIDATION)}
+    measured = {name: value for name, value in record.metrics.items() if not name.startswith(EVALUATION)}
+    return {name: float(v) for name, v in {**measured, **validated}.items() if isinstance(v, int | float)}
+
+
+class SearchOptions(Section):
+    """How to search; what to vary is in ``params`` and on the command line."""
+
+    params: dict[str, Any] | None
+    n_trials: int = Field(ge=1)
+    sampler: Literal["tpe", "random", "nsga2", "cmaes", "gp", "qmc"]
+    seed: int = Field(ge=0, lt=2**31)
+    objectives: list[Objective] = Field(min_length=1)
+    storage: str | None
+
+    @model_validator(mode="after")
+    def _each_objective_once(self) -> SearchOptions:
+        metrics = [objective.metric for objective in self.objectives]
+        if len(set(metrics)) < len(metrics):
+            raise ValueError("objectives: each metric may be given once")
+        return self
+
+    @classmethod
+    def load(cls, mapping: Mapping[str, Any]) -> SearchOptions:
+        """Check the sweeper's options.
+
+        Raises:
+            UserError: one line per wrong option, with its dotted name.
+        """
+        plain = OmegaConf.to_container(OmegaConf.create(dict(mapping)), resolve=True)
+        try:
+            return cls.model_validate(plain)
+        except ValidationError as error:
+            raise UserError("\n".join(_explain(item) for item in error.errors())) from None
+
+    def check(self, space: Space) -> None:
+        """Refuse what the sampler would silently replace by random sampling.
+
+        Raises:
+            UserError: sampler, dimensions and objectives do not go together.
+        """
+        choices = [d.key for d in space.dimensions if isinstance(d, Choice)]
+        if self.sampler in ("cmaes", "qmc") and choices:
+            raise UserError(
+                f"sampler={self.sampler} takes numbers only, and {choices[0]} is a choice: write sampler=tpe"
+            )
+        if self.sampler == "cmaes" and len(space.dimensions) < 2:
+            raise UserError("sampler=cmaes needs two dimensions or more: write sampler=tpe")
+        if self.sampler == "cmaes" and len(self.objectives) > 1:
+            raise UserError("sampler=cmaes takes one objective: write sampler=tpe or sampler=nsga2")
+
+
+def _explain(item: Any) -> str:
+    name = ".".join(["hydra.sweeper", *map(str, item["loc"])])
+    message = (
+        item["msg"].removeprefix("Value error, ").replace("Extra inputs are not permitted", "there is no such option")
+    )
+    given = item.get("input")
+    shown = "" if isinstance(given, dict | list) or item["type"] == "value_error" else f" (got {given!r})"
+    return f"{name}: {message}{shown}"

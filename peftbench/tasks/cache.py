@@ -1,0 +1,156 @@
+"""Token ids kept on disk: the same texts are tokenized once for a tokenizer, however many runs need them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from peftbench.data.splits import hash_texts
+from peftbench.tasks.base import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from peftbench.data.base import Split
+
+FORMAT = 1
+"""To be raised whenever the same key would mean other contents."""
+log = logging.getLogger(__name__)
+
+
+class Ragged(NamedTuple):
+    """Token ids of many items, one after the other."""
+
+    tokens: np.ndarray
+    """int32, shape (total tokens,)."""
+    offsets: np.ndarray
+    """int64, shape (items + 1,)."""
+    truncated: int = 0
+    """Items that were cut."""
+
+    @classmethod
+    def of(cls, items: Sequence[Sequence[int]], truncated: int = 0) -> Ragged:
+        """From one list of ids an item."""
+        offsets = np.zeros(len(items) + 1, np.int64)
+        np.cumsum([len(item) for item in items], out=offsets[1:])
+        flat = np.fromiter((token for item in items for token in item), np.int32, count=int(offsets[-1]))
+        return cls(flat, offsets, truncated)
+
+
+def folder() -> Path:
+    """``$PEFTBENCH_CACHE/tokens``, or ``~/.cache/peftbench/tokens``."""
+    return Path(os.environ.get("PEFTBENCH_CACHE") or "~/.cache/peftbench").expanduser() / "tokens"
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 (hex) over everything that decides which ids a tokenizer gives, whatever it was used for before."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        rules: Any = sorted(tokenizer.get_vocab().items())
+    else:
+        rules = json.loads(backend.to_str())
+        # State left behind by the last call, not part of what the tokenizer is.
+        rules.pop("truncation", None)
+        rules.pop("padding", None)
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    parts = [type(tokenizer).__name__, rules, special, tokenizer.truncation_side]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def encoded(
+    split: Split,
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: dict[str, Any],
+    make: Callable[[], Ragged],
+    *,
+    blocks: bool = False,
+) -> Encoded:
+    """The `Encoded` of a split: read from the cache, or made and written there.
+
+    Args:
+        texts: what is tokenized, item by item.
+        recipe: every setting that, with texts and tokenizer, decides the result.
+        blocks: items are blocks of running text, numbered from 0, and not the items of ``split``.
+    """
+    # Rust threads are welcome: nothing here forks after tokenizing. Unset, the library warns at every fork.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    start = time.perf_counter()
+    path = folder() / f"{_key(texts, tokenizer, recipe)}.npz"
+    found = _read(path, items=None if blocks else len(split.texts))
+    ragged = found or make()
+    if found is None:
+        _write(path, ragged)
+    count = len(ragged.offsets) - 1
+    ids = np.arange(count) if blocks else np.asarray(split.ids, np.int64)
+    labels = None if blocks or split.labels is None else np.asarray(split.labels, np.int64)
+    seconds = time.perf_counter() - start
+    return Encoded(ragged.tokens, ragged.offsets, labels, ids, seconds, found is not None, ragged.truncated)
+
+
+def _key(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, recipe: dict[str, Any]) -> str:
+    import tokenizers
+    import transformers
+
+    parts = {
+        "format": FORMAT,
+        "versions": [tokenizers.__version__, transformers.__version__],
+        "texts": hash_texts(texts),
+        "tokenizer": tokenizer_identity(tokenizer),
+        "recipe": recipe,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path, items: int | None) -> Ragged | None:
+    """What the file holds, or None if there is none or it is damaged (numpy checks the CRC of each array).
+
+    Args:
+        items: how many there must be; None is any number.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            ragged = Ragged(file["tokens"], file["offsets"], int(file["truncated"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        log.info("token cache %s is damaged (%s): tokenizing again", path.name, error)
+        return None
+    if not _sound(ragged, items):
+        log.info("token cache %s is inconsistent: tokenizing again", path.name)
+        return None
+    return ragged
+
+
+def _sound(ragged: Ragged, items: int | None) -> bool:
+    """Whether the arrays are what `Ragged` says they are."""
+    tokens, offsets = ragged.tokens, ragged.offsets
+    if not (tokens.dtype == np.int32 and offsets.dtype == np.int64 and tokens.ndim == offsets.ndim == 1):
+        return False
+    whole = len(offsets) > 0 and offsets[0] == 0 and offsets[-1] == len(tokens) and bool((np.diff(offsets) >= 0).all())
+    return whole and items in (None, len(offsets) - 1)
+
+
+def _write(path: Path, ragged: Ragged) -> None:
+    """Write the file at once or not at all; a cache that cannot be written costs time, not the run."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            temporary = file.name
+            np.savez(file, tokens=ragged.tokens, offsets=ragged.offsets, truncated=np.int64(ragged.truncated))
+        os.replace(temporary, path)
+    except OSError as error:
+        log.warning("token cache %s cannot be written: %s", path, error)
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,81 @@
+"""Causal language modelling: every token from those before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from peftbench.tasks import cache
+from peftbench.tasks.base import Encoded
+from peftbench.tasks.language_modeling import IGNORED, LanguageModeling, corpus_texts, mean_nll, stream
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from peftbench.data.base import Split
+
+
+@dataclass(frozen=True)
+class CausalLM(LanguageModeling):
+    """Training: blocks of ``max_length`` tokens. Evaluation: windows of ``max_length`` tokens that move on by
+    ``stride``, each scoring only tokens that no earlier window scored.
+
+    An item of the `Encoded` is what its window scores. The window holds as many tokens before it as fit, so a block
+    of ``max_length`` has none, and ``max_length - stride`` come before a stride (``1 <= stride < max_length``). In
+    evaluation every token is scored once but the very first of the corpus, which has nothing before it; in training
+    the first token of a block is not.
+    """
+
+    stride: int
+
+    auto_class: ClassVar[str] = "AutoModelForCausalLM"
+    primary: ClassVar[str] = "quality/perplexity"
+    greater_is_better: ClassVar[bool] = False
+    peft_type: ClassVar[str | None] = "CAUSAL_LM"
+
+    @property
+    def config_kwargs(self) -> dict[str, Any]:
+        """See `Task.config_kwargs`; keys and values of past tokens are never read again here."""
+        return {"use_cache": False}
+
+    def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool) -> Encoded:
+        """See `Task.encode`; ids number the windows."""
+        step = self.max_length if train else self.stride
+        texts = corpus_texts(split, tokenizer, self.unk_literal)
+        recipe = {"task": "causal_lm", "max_length": self.max_length, "step": step}
+
+        def make() -> cache.Ragged:
+            flat = stream(texts, tokenizer)
+            return cache.Ragged(flat, _bounds(len(flat), self.max_length, step))
+
+        return cache.encoded(split, texts, tokenizer, recipe, make, blocks=True)
+
+    def window(self, data: Encoded, row: int, seed: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """See `LanguageModeling.window`; labels are the tokens themselves, `aligned` shifts them."""
+        start, end = int(data.offsets[row]), int(data.offsets[row + 1])
+        first = max(0, end - self.max_length)
+        tokens = data.tokens[first:end].astype(np.int64)
+        labels = tokens.copy()
+        labels[: start - first] = IGNORED
+        # Nothing before it predicts it; said here too, so that labels that count are labels that are scored.
+        labels[0] = IGNORED
+        return tokens, labels
+
+    def aligned(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `LanguageModeling.aligned`: position t predicts token t + 1."""
+        return logits[:, :-1], labels[:, 1:]
+
+    def figures(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Perplexity = exp(total negative log likelihood / tokens), and that mean in nats."""
+        mean = mean_nll(predictions)
+        return {"quality/perplexity": math.exp(mean) if mean < 700 else math.inf, "quality/loss": mean}
+
+
+def _bounds(count: int, first: int, step: int) -> np.ndarray:
+    """Cuts of ``count`` tokens into a first item and items of ``step``: int64, from 0 to ``count``."""
+    return np.array([0, *range(first, count, step), count], np.int64)

@@ -1,0 +1,119 @@
+"""What causal and masked language modelling share: a corpus in one piece, and windows over it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from peftbench.errors import UserError
+from peftbench.tasks.base import Batch, Encoded, Evaluation, Task
+from peftbench.tasks.batching import batch_rows, model_inputs, pad
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from peftbench.data.base import Split
+
+IGNORED = -100
+"""The label of a position at which nothing is predicted."""
+
+
+@dataclass(frozen=True)
+class LanguageModeling(Task):
+    """Items are windows of at most ``max_length`` tokens over the concatenated corpus."""
+
+    max_length: int
+    pad_id: int
+    unk_literal: str | None
+    """Text that stands for an unknown word in this corpus (WikiText's ``<unk>``)."""
+
+    @abstractmethod
+    def window(self, data: Encoded, row: int, seed: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """What the model sees of an item and what it must say: token ids and labels, int64, shape (length,) each."""
+
+    @abstractmethod
+    def aligned(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (items, length, vocabulary) and labels (items, length) such that equal positions belong together."""
+
+    def batches(self, data: Encoded, batch_size: int, *, seed: int | None) -> Iterator[Batch]:
+        """See `Task.batches`."""
+        for rows in batch_rows(data.lengths, batch_size, seed):
+            windows = [self.window(data, int(row), seed) for row in rows]
+            inputs = model_inputs([tokens for tokens, _ in windows], self.pad_id)
+            labels = pad([labels for _, labels in windows], IGNORED)
+            yield Batch(inputs, labels, rows, sum(len(tokens) for tokens, _ in windows))
+
+    def steps_per_epoch(self, data: Encoded, batch_size: int) -> int:
+        """See `Task.steps_per_epoch`."""
+        return -(-len(data) // batch_size)
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """See `Task.loss`: the mean over predicted tokens."""
+        logits, labels = self.aligned(model(**batch.inputs).logits, batch.labels)
+        scored = labels != IGNORED
+        # Only what counts is made float32: all of it would be the largest tensor of the step.
+        total = nn.functional.cross_entropy(logits[scored].float(), labels[scored], reduction="sum")
+        return total / scored.sum().clamp(min=1)
+
+    def evaluate(self, model: nn.Module, data: Encoded, batch_size: int, device: torch.device) -> Evaluation:
+        """See `Task.evaluate`: one row a window, with its predicted tokens and their summed nats."""
+        nll = np.zeros(len(data), np.float64)
+        tokens = np.zeros(len(data), np.int64)
+        for batch in self.batches(data, batch_size, seed=None):
+            moved = batch.to(device)
+            logits, labels = self.aligned(model(**moved.inputs).logits, moved.labels)
+            nll[batch.rows] = [_nll(*pair) for pair in zip(logits, labels, strict=True)]
+            tokens[batch.rows] = (labels != IGNORED).sum(dim=1).cpu().numpy()
+        predictions = {"id": data.ids, "tokens": tokens, "nll": nll}
+        return Evaluation(self.figures(predictions), predictions)
+
+    @abstractmethod
+    def figures(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """The quality figures, from the columns of predictions alone."""
+
+
+def _nll(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Summed negative log likelihood (nats) of one window; the terms in float32, their sum in float64."""
+    scored = labels != IGNORED
+    terms = nn.functional.cross_entropy(logits[scored].float(), labels[scored], reduction="none")
+    return float(terms.double().sum())
+
+
+def mean_nll(predictions: Mapping[str, np.ndarray]) -> float:
+    """Nats a predicted token, over all windows together."""
+    return float(predictions["nll"].sum() / predictions["tokens"].sum())
+
+
+def corpus_texts(split: Split, tokenizer: PreTrainedTokenizerBase, unk_literal: str | None) -> list[str]:
+    """The items as they are tokenized: a newline after each, unknown words as the tokenizer writes them.
+
+    A nominal unknown token that is also the end of text (GPT-2) would tell the model something false; there the
+    literal stays text.
+    """
+    texts = [text if text.endswith("\n") else f"{text}\n" for text in split.texts]
+    unknown = tokenizer.unk_token_id
+    ends = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if unk_literal is None or unknown is None or unknown in ends:
+        return texts
+    return [text.replace(unk_literal, str(tokenizer.unk_token)) for text in texts]
+
+
+def stream(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """The concatenated corpus without special tokens: int32, shape (tokens,).
+
+    Raises:
+        UserError: there are fewer than two tokens.
+    """
+    found = tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+    )
+    flat = np.fromiter((token for item in found["input_ids"] for token in item), np.int32)
+    if len(flat) < 2:
+        raise UserError("the corpus has fewer than two tokens: write larger sizes, or give more text")
+    return flat

@@ -1,0 +1,73 @@
+"""Which task a dataset and a network make together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peftbench.errors import UserError
+from peftbench.tasks.base import Task
+from peftbench.tasks.causal_lm import CausalLM
+from peftbench.tasks.classification import SequenceClassification
+from peftbench.tasks.masked_lm import MaskedLM
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from peftbench.data.base import Dataset, TextData
+
+POSITIONS_AFTER_PAD = ("camembert", "data2vec-text", "esm", "ibert", "longformer", "mpnet", "roberta", "xlm-roberta")
+"""Architectures whose positions are counted from the pad token's id + 1, which shortens what they take."""
+
+
+def task_for(
+    dataset: Dataset, data: TextData, tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig
+) -> Task:
+    """The task for ``data``: its kind says classes or language, the architecture says masked or causal.
+
+    Raises:
+        UserError: the network takes fewer tokens than ``dataset.max_length``, or an option has no meaning here.
+    """
+    pad_id = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+    _check_length(dataset.max_length, model_config, pad_id)
+    if dataset.kind == "classification":
+        return SequenceClassification(data.label_names, dataset.max_length, pad_id)
+    stride: int | None = getattr(dataset, "stride", None)
+    unk_literal: str | None = getattr(dataset, "unk_literal", None)
+    if not is_masked(model_config):
+        return CausalLM(dataset.max_length, pad_id, unk_literal, stride or dataset.max_length // 2)
+    if stride is not None:
+        raise UserError(
+            f"dataset.stride={stride} means nothing for a masked model such as {model_config.model_type}: "
+            "write dataset.stride=null"
+        )
+    if tokenizer.mask_token_id is None:
+        raise UserError(f"the tokenizer of this {model_config.model_type} has no mask token: choose another model")
+    return MaskedLM(
+        dataset.max_length,
+        pad_id,
+        unk_literal,
+        mask_id=int(tokenizer.mask_token_id),
+        special_ids=tuple(sorted(tokenizer.all_special_ids)),
+        vocab_size=len(tokenizer),
+        mask_seed=dataset.split_seed,
+    )
+
+
+def is_masked(model_config: PretrainedConfig) -> bool:
+    """Whether transformers has a masked language model of this architecture."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    return model_config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _check_length(max_length: int, model_config: PretrainedConfig, pad_id: int) -> None:
+    """Raise a UserError if the network has fewer positions than ``max_length``."""
+    limit = getattr(model_config, "max_position_embeddings", None)
+    if not isinstance(limit, int):
+        return
+    limit -= pad_id + 1 if model_config.model_type in POSITIONS_AFTER_PAD else 0
+    if 0 < limit < max_length:
+        raise UserError(
+            f"dataset.max_length={max_length} is more than this {model_config.model_type} takes: "
+            f"write dataset.max_length={limit} or less"
+        )

@@ -1,0 +1,54 @@
+"""What is known of the Weights & Biases server without talking to its API."""
+
+from __future__ import annotations
+
+import os
+import threading
+import urllib.error
+import urllib.request
+
+PROBE_SECONDS = 2.0
+
+
+def quiet_setup() -> None:
+    """Load W&B's settings and start its service, without a word on the terminal.
+
+    Its error telemetry is off unless the user turned it on: a server that hangs would hold the process at its exit.
+    """
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True, quiet=True))
+
+
+def authenticated() -> bool:
+    """Whether a key (or identity token) is configured: environment, settings file or netrc. No network, no prompt.
+
+    False as well where ``WANDB_MODE`` says offline or disabled.
+    """
+    import wandb
+
+    try:
+        return bool(wandb.login(prompt=False, verify=False))
+    except Exception:  # a malformed key, a broken netrc: as good as none
+        return False
+
+
+def reachable(url: str) -> bool:
+    """Whether anything answers HTTP at ``url`` within `PROBE_SECONDS`, proxies included; any status is an answer."""
+    answers: list[bool] = []
+    # In a thread, because looking up a name has no timeout of its own.
+    probe = threading.Thread(target=lambda: answers.append(_answers(url)), daemon=True)
+    probe.start()
+    probe.join(PROBE_SECONDS)
+    return answers == [True]
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True

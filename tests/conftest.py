@@ -1,0 +1,91 @@
+"""Fixtures that every part shares: generated text, composed configurations, and no network."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+SWEEPS = ROOT / "sweeps"
+SHARED = ROOT.parent / "shared" / "data"
+
+GOOD = ("good", "great", "fine", "superb", "lovely")
+BAD = ("bad", "awful", "dull", "poor", "weak")
+
+
+def options(group: str) -> list[str]:
+    """Names of all options of a config group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def write_sentences(path: Path, count: int = 160, seed: int = 0) -> Path:
+    """A CSV of ``count`` distinct sentences with a label that one word of each gives away."""
+    rng = random.Random(seed)
+    lines = ["text,label"]
+    for index in range(count):
+        label = index % 2
+        word = rng.choice(GOOD if label else BAD)
+        fill = " ".join(rng.choice(("film", "plot", "cast", "scene", "score")) for _ in range(rng.randint(1, 6)))
+        lines.append(f"{fill} {word} {index},{label}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sentences(tmp_path_factory.mktemp("text") / "sentences.csv")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["PEFTBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture()
+def compose():
+    """Compose and check a configuration from overrides, as the command line does."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    from peftbench.cli.overrides import rewrite
+    from peftbench.cli.paths import register_plugins
+    from peftbench.sweep.grid import load
+
+    register_plugins()
+
+    def composed(*overrides: str, name: str = "config"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return load(hydra_compose(name, rewrite(overrides)))
+
+    return composed
+
+
+@pytest.fixture()
+def tiny_run(compose, sentences, tmp_path):
+    """A run of a few steps on a tiny random network and generated text."""
+
+    def configured(*overrides: str):
+        return compose(
+            "dataset=text",
+            f"dataset.path={sentences}",
+            "dataset.max_length=48",
+            "model=tiny",
+            "tracker=none",
+            "device=cpu",
+            "trainer.precision=fp32",
+            "trainer.max_steps=6",
+            "trainer.batch_size=8",
+            "trainer.validations=2",
+            f"output_dir={tmp_path}",
+            *overrides,
+        )
+
+    return configured

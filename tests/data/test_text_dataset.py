@@ -1,0 +1,180 @@
+"""The user's own files: every format, missing splits cut, and each mistake answered by what to write."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from peftbench.data.text import Text
+from peftbench.errors import UserError
+
+
+def frame(count: int = 60) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "review": [f'NA words, "quoted" and\na line {i}' for i in range(count)],
+            "mood": ["glad" if i % 3 else "sad" for i in range(count)],
+        }
+    )
+
+
+def write(table: pd.DataFrame, path) -> str:
+    match path.suffix:
+        case ".csv":
+            table.to_csv(path, index=False)
+        case ".tsv":
+            table.to_csv(path, index=False, sep="\t")
+        case ".jsonl":
+            table.to_json(path, orient="records", lines=True)
+        case ".json":
+            table.to_json(path, orient="records")
+        case ".parquet":
+            table.to_parquet(path)
+    return str(path)
+
+
+def dataset(path, **options) -> Text:
+    return Text(name="text", path=str(path), **{"text_column": "review", "label_column": "mood"} | options)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
+def test_every_format_gives_the_same_data(tmp_path, suffix):
+    data = dataset(write(frame(), tmp_path / f"mine{suffix}")).read()
+    assert data.label_names == ("glad", "sad")
+    three = (data.train, data.validation, data.evaluation)
+    assert sorted(row for split in three for row in split.ids) == list(range(60))
+    for split in three:
+        for text, label, row in zip(split.texts, split.labels, split.ids, strict=True):
+            assert text == frame().review[row]
+            assert data.label_names[label] == frame().mood[row]
+    assert [len(split.texts) for split in three] == [43, 5, 12]
+    assert list(data.evaluation.ids) == sorted(data.evaluation.ids)
+    assert "own split" in data.evaluation.name
+
+
+def test_a_folder_with_splits_is_taken_as_it_is_but_for_overlap(tmp_path):
+    table = frame(30)
+    write(table[:20], tmp_path / "train.csv")
+    write(table[18:24], tmp_path / "dev.jsonl")
+    write(table[22:], tmp_path / "test.parquet")
+    data = dataset(tmp_path).read()
+    assert sorted(data.train.texts) == sorted(table.review[:18])
+    assert sorted(data.validation.texts) == sorted(table.review[18:22])
+    assert list(data.evaluation.texts) == list(table.review[22:])
+    assert any("2 items left out because their text is also in test" in note for note in data.notes)
+
+
+def test_sizes_are_samples_and_too_large_ones_are_noted(tmp_path):
+    path = write(frame(), tmp_path / "mine.csv")
+    data = dataset(path, train_size=1000, eval_size=6).read()
+    assert len(data.train.texts) == 43
+    assert len(data.evaluation.texts) == 6
+    assert any("dataset.train_size=1000 is more than there is; all 43" in note for note in data.notes)
+    whole = dataset(path).read()
+    assert set(data.evaluation.ids) < set(whole.evaluation.ids)
+    assert dataset(path, validation_size=9).read().evaluation.ids == whole.evaluation.ids
+
+
+def test_the_split_seed_changes_the_cut_and_the_fingerprint(tmp_path):
+    path = write(frame(), tmp_path / "mine.csv")
+    marks = [dataset(path, split_seed=seed).read().fingerprint for seed in (0, 0, 1)]
+    assert marks[0] == marks[1] != marks[2]
+
+
+def test_numbers_are_classes_in_their_order(tmp_path):
+    table = frame().assign(mood=[10.0 if i % 2 else 9.0 for i in range(60)])
+    assert dataset(write(table, tmp_path / "mine.parquet")).read().label_names == ("9", "10")
+
+
+def test_a_label_is_the_same_in_every_format(tmp_path):
+    table = frame().assign(mood=[i % 2 for i in range(60)])
+    write(table[:40], tmp_path / "train.csv")
+    write(table[40:].assign(mood=[str(i % 2) for i in range(20)]), tmp_path / "test.jsonl")
+    assert dataset(tmp_path).read().label_names == ("0", "1")
+
+
+def test_json_text_that_looks_like_a_date_stays_text(tmp_path):
+    table = frame().assign(date=[f"2020-01-{i % 28 + 1:02d} {i}" for i in range(60)])
+    data = dataset(write(table, tmp_path / "mine.jsonl"), text_column="date").read()
+    assert set(data.train.texts) < set(table.date)
+
+
+def test_rows_without_text_are_left_out_and_noted(tmp_path):
+    table = frame()
+    table.loc[[3, 5], "review"] = ["   ", ""]
+    data = dataset(write(table, tmp_path / "mine.csv")).read()
+    assert not {3, 5} & {*data.train.ids, *data.validation.ids, *data.evaluation.ids}
+    assert any("2 rows without text" in note for note in data.notes)
+
+
+def test_language_modelling_needs_no_labels(tmp_path):
+    data = dataset(write(frame(), tmp_path / "mine.csv"), task="language_modeling", label_column=None).read()
+    assert dataset(tmp_path / "mine.csv", task="language_modeling", label_column=None).kind == "language_modeling"
+    assert data.label_names == ()
+    assert data.train.labels is None
+    assert list(data.train.ids) == sorted(data.train.ids)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.rename(columns={"review": "body"}), "dataset.text_column=review: .* write one of: body, mood"),
+        (lambda t: t.rename(columns={"mood": "sense"}), "dataset.label_column=mood: .* write one of: review, sense"),
+        (lambda t: t[:0], "has no rows: write"),
+        (lambda t: t.assign(mood="sad"), "one class only .* check dataset.label_column"),
+        (lambda t: t.assign(review=""), "has no text; write dataset.text_column"),
+        (lambda t: t.assign(mood=["", *t.mood[1:]]), "has no mood; give every row a label"),
+        (lambda t: t.assign(review="the same"), "split is empty|leaves nothing"),
+    ],
+)
+def test_a_bad_table_is_answered(tmp_path, change, message):
+    path = write(change(frame()), tmp_path / "mine.csv")
+    with pytest.raises(UserError, match=re.compile(message, re.DOTALL)):
+        dataset(path).read()
+
+
+def test_a_label_that_train_lacks_is_answered(tmp_path):
+    write(frame(), tmp_path / "train.csv")
+    write(frame(8).assign(mood="gald"), tmp_path / "test.csv")
+    with pytest.raises(UserError, match="the test file has labels that train lacks: 'gald'"):
+        dataset(tmp_path).read()
+
+
+def test_other_bad_files_are_answered(tmp_path):
+    write(frame(), tmp_path / "corpus.csv")
+    with pytest.raises(UserError, match=r"no train.* there, but .*; write one"):
+        dataset(tmp_path).read()
+    (tmp_path / "mine.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(UserError, match="replace it by a whole copy"):
+        dataset(tmp_path / "mine.parquet").read()
+    (tmp_path / "mine.docx").write_text("x")
+    with pytest.raises(UserError, match="unknown kind of file; write one of"):
+        dataset(tmp_path / "mine.docx").read()
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(UserError, match="is empty"):
+        dataset(tmp_path / "empty.csv").read()
+
+
+def test_a_validation_size_that_eats_train_is_answered(tmp_path):
+    with pytest.raises(UserError, match=r"dataset.validation_size=50 leaves nothing of the 48"):
+        dataset(write(frame(), tmp_path / "mine.csv"), validation_size=50).read()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": None}, "write dataset.path=FILE"),
+        ({"path": "/no/such"}, "no such file or folder"),
+        ({"label_column": None}, "write dataset.label_column=NAME"),
+        ({"task": "language_modeling"}, "write dataset.label_column=null"),
+        ({"stride": 3}, "stride means nothing"),
+        ({"task": "language_modeling", "label_column": None, "stride": 300}, "must be less than max_length"),
+    ],
+)
+def test_options_are_checked_while_composing(tmp_path, options, message):
+    path = write(frame(), tmp_path / "mine.csv")
+    with pytest.raises(ValidationError, match=message):
+        Text(**{"name": "text", "path": path} | options)

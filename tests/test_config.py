@@ -1,0 +1,81 @@
+"""The configuration: every option composes, every wrong value is said in one sentence, the hash is what decides."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from conftest import options
+
+from peftbench.config import RunConfig
+from peftbench.errors import UserError
+
+METHODS = options("method")
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(group, option) for group in ("method", "dataset", "model", "rank", "sparsity", "trainer", "tracker")
+     for option in options(group)],
+)  # fmt: skip
+def test_every_yaml_composes(compose, group: str, option: str, sentences) -> None:
+    extra = [f"dataset.path={sentences}"] if (group, option) == ("dataset", "text") else []
+    run = compose(f"{group}={option}", *extra)
+    assert RunConfig.load(run.dump()) == run
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["rank=0"], "rank.value"),
+        (["trainer.lr=-1"], "trainer.lr"),
+        (["trainer.precision=fp8"], "trainer.precision"),
+        (["method=sparse_lora", "sparsity.ratio=1.5"], "sparsity.ratio"),
+        (["trainer.batch_size=many"], "trainer.batch_size"),
+        (["device=gpu"], "device"),
+        (["sweep=a/b"], "sweep"),
+        (["+dataset.colour=red"], "dataset.colour: there is no such option"),
+        (["rank.alpha=16"], "rank"),
+        (["engine.in_process=true", "engine.timeout=3"], "engine"),
+        (["method._target_=os.getcwd"], "not a Method"),
+        (["method._target_=nowhere.Thing"], "cannot be imported"),
+    ],
+)
+def test_wrong_values_are_named(compose, overrides: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said.replace(".", r"\.")) as caught:
+        compose(*overrides)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_hash_is_over_what_decides(compose) -> None:
+    base = compose()
+    assert compose("tracker=none", "sweep=other", "output_dir=/elsewhere", "engine.fail_fast=true").hash == base.hash
+    for change in ("seed=1", "trainer.lr=1e-4", "rank=4", "dataset.max_length=64", "method=hira", "device=cpu"):
+        assert compose(change).hash != base.hash, change
+
+
+def test_a_method_without_a_rank_drops_the_axis(compose) -> None:
+    assert compose("method=full", "rank=4").run_id == compose("method=full", "rank=8").run_id
+    assert compose("method=lora", "rank=4").run_id != compose("method=lora", "rank=8").run_id
+
+
+def test_dense_lora_with_a_sparsity_is_a_conflict_with_a_reason(compose) -> None:
+    assert "sparse_lora" in (compose("method=lora", "sparsity=magnitude").conflict() or "")
+    assert compose("method=full", "sparsity=magnitude").conflict()
+    assert compose("method=sparse_lora", "sparsity=none").conflict()
+
+
+def test_hybrids_are_legal(compose) -> None:
+    kinds = [name for name in options("sparsity") if name != "none"]
+    for method, sparsity in itertools.product(("sparse_lora", "qlora", "hira"), kinds):
+        assert compose(f"method={method}", f"sparsity={sparsity}").conflict() is None, (method, sparsity)
+
+
+def test_run_ids_name_the_axes(compose) -> None:
+    run = compose("method=sparse_lora", "rank=4", "seed=3", "sparsity.ratio=0.7")
+    assert run.run_id == f"sparse_lora-sst2-distilbert-r4-magnitude0.7-s3-{run.hash[:8]}"
+
+
+def test_scaling_follows_the_alpha_rule(compose) -> None:
+    assert compose("rank=4").rank.scale == 2.0
+    assert compose("rank=fixed_alpha", "rank.value=4").rank.scale == 4.0

@@ -1,0 +1,44 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from peftbench import record as records
+from peftbench.record import Record
+
+
+def make(**fields) -> Record:
+    known = {"run_id": "r", "sweep": "s", "status": "ok", "config": {}, "config_hash": "h", "axes": {"seed": 0}}
+    return Record(**{**known, **fields})
+
+
+def test_written_records_are_read_back(tmp_path: Path) -> None:
+    written = make(metrics={"quality/accuracy": 0.5, "size/base_bytes": 3, "energy/train_j": None})
+    written.write(tmp_path)
+    assert records.read(tmp_path) == written
+
+
+def test_a_torn_or_foreign_record_reads_as_none(tmp_path: Path) -> None:
+    make().write(tmp_path)
+    whole = (tmp_path / records.FILE).read_text()
+    for torn in (whole[: len(whole) // 2], "", "[]", '{"other": 1}'):
+        (tmp_path / records.FILE).write_text(torn)
+        assert records.read(tmp_path) is None
+
+
+def test_a_failed_write_leaves_the_old_record_and_no_litter(tmp_path: Path, monkeypatch) -> None:
+    make(reason="old").write(tmp_path)
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        make(reason="new").write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [records.FILE]
+    assert json.loads((tmp_path / records.FILE).read_text())["reason"] == "old"
+
+
+def test_nan_is_refused_rather_than_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        make(metrics={"quality/loss": float("nan")}).write(tmp_path)
+
+
+def test_setting_is_the_axes_without_the_seed() -> None:
+    assert make(axes={"method": "lora", "seed": 1}).setting == make(axes={"method": "lora", "seed": 2}).setting
