@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+# Two cores are shared by the tests: threads that wait for each other by spinning would only be in the way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

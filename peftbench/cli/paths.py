@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.plugins import Plugins
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -21,21 +18,8 @@ CONF = _folder("conf")
 SWEEPS = _folder("sweeps")
 
 
-class SweepsSearchPath(SearchPathPlugin):
-    """Makes ``-cn NAME`` find ``sweeps/NAME.yaml``, and the user's own ``./sweeps`` first."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """See Hydra's `SearchPathPlugin`."""
-        own = Path.cwd() / "sweeps"
-        if own.is_dir() and own.resolve() != SWEEPS.resolve():
-            search_path.append(provider="sweeps (here)", path=f"file://{own}")
-        search_path.append(provider="sweeps", path=f"file://{SWEEPS}")
-
-
 def register_plugins() -> None:
-    """Tell Hydra of our search path and sweeper; no top-level ``hydra_plugins`` package is needed for it."""
-    from peftbench.sweep.plugin import PeftbenchSweeper
-
-    plugins = Plugins.instance()
-    plugins.register(SweepsSearchPath)
-    plugins.register(PeftbenchSweeper)
+    """Make `hydra_plugins.peftbench_plugins` importable, before Hydra looks for plugins."""
+    folder = str(PACKAGE / "plugins")
+    if folder not in sys.path:
+        sys.path.append(folder)

@@ -121,7 +121,7 @@ def _validation(metric: Figure | None, setting: Setting) -> float | None:
 def _gains(
     folder: Path, metric: Figure | None, setting: Setting, baseline: Setting, cache: dict[str, Answers]
 ) -> tuple[np.ndarray, float]:
-    """Gains of ``setting`` over ``baseline``, shape (common seeds, items), and the factor to gain per unit of weight."""
+    """Gains of ``setting`` over ``baseline``, shape (common seeds, items), and the factor to gain per unit."""
     ours = {run.axes.get("seed"): run for run in setting.runs}
     theirs = {run.axes.get("seed"): run for run in baseline.runs}
     common = [seed for seed in ours if seed in theirs]

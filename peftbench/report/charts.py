@@ -23,7 +23,7 @@ INK = "#010203"
 SERIES = tuple(f"#0102{index:02x}" for index in range(0x10, 0x16))
 """Stand for the style sheet's --s0 ... --s5, which differ between light and dark."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "font.size": 9,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
@@ -75,7 +75,7 @@ class Drawing:
 
 
 def draw(section: Section, identity: str) -> list[Chart]:
-    """All charts of a section that there are at least two points for; ``identity`` is unique on the page."""
+    """All charts of a section that there are two different points for; ``identity`` is unique on the page."""
     metric = section.key.metric
     if metric is None:
         return []
@@ -111,7 +111,7 @@ def _scatter(section: Section, metric: Figure, cost: Figure) -> Drawing | None:
     """Quality against a cost, with the 95 % interval over seeds."""
     points = [(setting, _summary(setting, metric), _summary(setting, cost).mean) for setting in section.settings]
     points = [point for point in points if point[1].mean is not None and point[2] is not None]
-    if len(points) < 2:
+    if len({x for *_, x in points}) < 2:
         return None
     divisor, unit = scale(cost.kind, [x for *_, x in points])
     drawing = Drawing(section, f"{metric.label} against {cost.label}")
@@ -119,7 +119,7 @@ def _scatter(section: Section, metric: Figure, cost: Figure) -> Drawing | None:
         hint = f"{_hint(setting, metric, summary)}; {cost.label} {number(x, divisor)} {unit}"
         _point(drawing, setting, float(x or 0) / divisor, summary, metric, hint)
     _name_axes(drawing.axes, _label(cost, unit), metric)
-    _scale_costs(drawing.axes, [float(x or 0) for *_, x in points])
+    _scale_costs(drawing.axes, [float(x or 0) / divisor for *_, x in points])
     return drawing
 
 
@@ -128,7 +128,7 @@ def _scale_costs(axes: Axes, values: list[float]) -> None:
     if 0 < 20 * min(values) < max(values):
         axes.set_xscale("log")
     else:
-        axes.set_xlim(left=0, right=axes.get_xlim()[1] if max(values) > 0 else 1)
+        axes.set_xlim(left=0, right=1.08 * max(values))
     axes.xaxis.set_major_formatter("{x:,g}")
 
 

@@ -13,9 +13,9 @@ is the sum of two independent parts, drawn `DRAWS` times with a fixed generator:
 
 p is the share of draws at least as far from zero as the estimate (one added to both counts, so it is never 0).
 
-Measured on simulated systems (872 items, accuracy about 86 %), p < 0.05 uncorrected. Of identical systems whose accuracy
+Measured on simulated systems (872 items, accuracy 86 %), p < 0.05 uncorrected. Of identical systems whose accuracy
 moves by 1.9 points from seed to seed (5 seeds), this test calls 4 to 5 % different, sign flips alone 39 %; with 2 seeds
-this test 0 %, flips 37 % and a bootstrap over seeds and items 12 %. A gap of 3.4 points where seeds move it by 0.7 is
+this test 0 %, flips 37 % and a bootstrap over seeds and items 12 %. A gap of 3.4 points (standard error 0.7) is
 found in 93 to 97 % with 5 seeds, in 42 to 49 % with 3 and never with 2: two seeds cannot show a small gap.
 
 Not covered: correlation between neighbouring windows of a corpus, the choice of the training set and of the learning
@@ -125,7 +125,7 @@ def _item_noise(item_gains: np.ndarray, draws: int, rng: np.random.Generator) ->
 
 
 def _seed_noise(seed_gains: np.ndarray, least: float, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws of the mean of S per-seed gains around zero, shape (draws,); ``least`` is the smallest variance believed."""
+    """Draws of the mean of S per-seed gains around zero, shape (draws,); ``least``: the smallest variance believed."""
     seeds = len(seed_gains)
     variance = max(float(seed_gains.var(ddof=1)), least)
     return math.sqrt(variance / seeds) * rng.standard_t(seeds - 1, size=draws)

@@ -25,9 +25,9 @@ def evaluation(record: Record) -> tuple[str, int | None]:
 
 
 def device(record: Record) -> str:
-    """The device by name, e.g. ``cpu`` or ``cuda (NVIDIA H200)``."""
+    """The device by name, e.g. ``cpu`` or ``cuda (NVIDIA H200)``; two equal ones of a machine are one device."""
     environment = record.environment
-    kind = str(environment.get("device") or record.config.get("device") or UNKNOWN)
+    kind = str(environment.get("device") or record.config.get("device") or UNKNOWN).partition(":")[0]
     name = environment.get("device_name")
     return f"{kind} ({name})" if name and str(name) != kind else kind
 

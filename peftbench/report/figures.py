@@ -31,9 +31,9 @@ QUALITY = (
 
 COSTS = (
     Figure("params/adapter", "adapter params", "count"),
-    Figure("size/adapter_bytes", "adapter size", "bytes"),
     Figure("memory/train_peak_bytes", "peak memory", "bytes"),
     Figure("speed/train_tokens_per_s", "train tokens/s", "rate", True),
+    Figure("size/adapter_bytes", "adapter size", "bytes"),
     Figure("time/train_s", "train time", "s"),
     Figure("speed/infer_latency_ms_p50", "latency p50", "ms"),
     Figure("speed/train_samples_per_s", "train samples/s", "rate", True),

@@ -48,9 +48,12 @@ def runs_frame(records: Sequence[Record]) -> pd.DataFrame:
     """One row a run, finished or not: id, axes, options that vary in the sweep, status, reason and every metric."""
     options = [flatten({"config": record.config}) for record in records]
     varying = _varying(options)
-    rows = [_run_row(record, {name: own.get(name) for name in varying}) for record, own in zip(records, options)]
-    frame = pd.DataFrame(rows)
-    return frame.apply(_typed)
+    rows = [
+        _run_row(record, {name: own.get(name) for name in varying})
+        for record, own in zip(records, options, strict=True)
+    ]
+    # As objects first: pandas would make floats of whole numbers as soon as one run lacks them.
+    return pd.DataFrame(rows, dtype=object).apply(_typed)
 
 
 def _run_row(record: Record, options: dict[str, Any]) -> dict[str, Any]:

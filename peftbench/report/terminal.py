@@ -16,7 +16,7 @@ from peftbench.report.view import Column, View, views
 if TYPE_CHECKING:
     from peftbench.report.sweep import Sweep
 
-FILE_WIDTH = 200
+FILE_WIDTH = 400
 """Columns that a table may take in a file, where nothing has to fit a window."""
 MAX_FAILURES = 20
 STYLES = {"better": "bold green", "worse": "red", "tie": "dim", "baseline": "dim"}
@@ -53,7 +53,11 @@ def _section(console: Console, view: View) -> None:
         _say(console, f"! {line}", "yellow")
     columns = list(view.columns)
     table = _table(columns)
-    while console.measure(table).maximum > console.width and (least := max(columns, key=_priority)).priority:
+    # Measured against the width of a file: within its own, a console never finds a table too wide.
+    wide = console.options.update(width=FILE_WIDTH)
+    while (
+        console.measure(table, options=wide).maximum > console.width and (least := max(columns, key=_priority)).priority
+    ):
         columns.remove(least)
         table = _table(columns)
     console.print(table)
@@ -68,12 +72,12 @@ def _priority(column: Column) -> int:
 
 
 def _table(columns: list[Column]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, show_edge=False)
     for column in columns:
         # The unit under the label keeps columns as narrow as their numbers.
         head = Text(column.label.replace(" ", "\n", 1) + (f"\n{column.unit}" if column.unit else ""))
         wraps = {"overflow": "fold"} if not column.priority else {"no_wrap": True}
-        table.add_column(head, justify="right" if column.numeric else "left", **wraps)  # type: ignore[arg-type]
+        table.add_column(head, justify="right" if column.numeric else "left", **wraps)
     for cells in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*(Text(cell.text, style=STYLES.get(cell.text.split(" ")[0], "")) for cell in cells))
     return table

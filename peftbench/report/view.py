@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -77,7 +78,7 @@ def _columns(section: Section, frame: pd.DataFrame, baseline: str) -> tuple[tupl
     fixed = [f"{column.label} {column.cells[0].text}" for column in same if column.cells[0].text != DASH]
     axes = [column for column in axes if column not in same]
     metric = section.key.metric
-    result = [_seeds(frame), _quality(metric, frame), *_deviation(metric, frame), _verdict(metric, frame, baseline)]
+    result = [_quality(metric, frame), _verdict(metric, frame, baseline), _seeds(frame), *_deviation(metric, frame)]
     measured = [figure for figure in COSTS if not all(map(missing, frame[figure.name]))]
     costs = [_cost(frame, figure, priority) for priority, figure in enumerate(measured, start=1)]
     return (_method(frame), *axes, *result, *_test(metric, frame), *costs), fixed
@@ -122,7 +123,7 @@ def _quality(metric: Figure | None, frame: pd.DataFrame) -> Column:
     return Column("quality", label, scale(metric.kind, [])[1] if metric else "", cells)
 
 
-def _interval(metric: Figure | None, row: dict[str, Any]) -> Cell:
+def _interval(metric: Figure | None, row: Mapping[Any, Any]) -> Cell:
     show = partial(score, metric)
     if missing(row["mean"]):
         return Cell(DASH)
@@ -137,7 +138,7 @@ def _verdict(metric: Figure | None, frame: pd.DataFrame, baseline: str) -> Colum
     return Column("verdict", f"vs {baseline}", "", cells, numeric=False)
 
 
-def _judged(metric: Figure | None, row: dict[str, Any]) -> Cell:
+def _judged(metric: Figure | None, row: Mapping[Any, Any]) -> Cell:
     verdict, show = row["verdict"], partial(change, metric)
     if verdict == "baseline":
         return Cell("baseline", "", "the setting others are compared with")

@@ -40,9 +40,9 @@ def carry_out(points: Sequence[Point]) -> None:
 
 def _show(folder: Path) -> None:
     if folder.is_dir():
-        page = report.write(folder)
+        report.write(folder)
         report.show(folder)
-        print(f"\npage     {page}\nrecords  {folder}/*/record.json")
+        print(f"Records: {folder}/*/record.json")
 
 
 def _exit_code(records: Sequence[Record]) -> int:

@@ -79,7 +79,7 @@ def _search(settings: SearchOptions, space: Space, compose: Compose, points: Seq
 def _compose(loader: ConfigLoaderImpl, master: DictConfig, overrides: Sequence[str]) -> Point:
     try:
         return Point(load(loader.load_sweep_config(master, list(overrides))), tuple(overrides))
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{explain(error)}\n  at the point {' '.join(overrides)}") from error
 
 

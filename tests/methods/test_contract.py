@@ -150,6 +150,8 @@ def test_a_dropped_zero_component_changes_nothing(method, base: Base):
     expected = bases.logits(attached.model)
     for factor in attached.factors:
         factor.replace(torch.nn.Parameter(factor.a.detach()[:-1]), torch.nn.Parameter(factor.b.detach()[:, :-1]))
+        if alpha := getattr(factor.module, "lora_alpha", None):
+            assert alpha["default"] / factor.module.r["default"] == factor.scale == 1.5
     torch.testing.assert_close(bases.logits(attached.model), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -162,6 +164,20 @@ def test_runs_under_bf16_autocast(method, base: Base):
     assert abs(loss.item() - expected) < 0.1 + 0.1 * expected
     grads = [p.grad for _, p in attached.trainable()]
     assert all(grad is not None and grad.dtype == torch.float32 and grad.isfinite().all() for grad in grads)
+
+
+def test_gradient_checkpointing_changes_nothing(method, base: Base):
+    attached = base.attach(method)
+    bases.train(attached, steps=1)
+    attached.model.train()
+    found = []
+    for _ in range(2):
+        attached.model.zero_grad()
+        bases.loss(attached.model).backward()
+        found.append({name: p.grad.clone() for name, p in attached.trainable()})
+        attached.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for name, grad in found[0].items():
+        torch.testing.assert_close(found[1][name], grad, rtol=1e-5, atol=1e-6, msg=name)
 
 
 def test_conflicts_say_what_to_write(method):

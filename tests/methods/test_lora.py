@@ -56,9 +56,10 @@ def test_unknown_targets_list_those_that_exist(base: Base):
 
 
 @pytest.mark.parametrize(("rule", "scales"), [({"alpha_ratio": 1.5}, (1.5, 1.5)), ({"alpha": 12.0}, (3.0, 2.0))])
-def test_the_alpha_rule_holds_at_every_layer(base: Base, rule, scales):
+@pytest.mark.parametrize("name", ["sparse_lora", "qlora", "hira"])
+def test_the_alpha_rule_holds_at_every_layer(base: Base, name, rule, scales):
     rank = {"alpha_ratio": None, "pattern": {"layer.1.attention.q_lin": 6}, **rule}
-    attached = base.attach(bases.method("sparse_lora"), bases.run(**rank))
+    attached = base.attach(bases.method(name), bases.run(**rank))
     found = {factor.layer.split("layer.")[1]: (factor.a.shape[0], factor.scale) for factor in attached.factors}
     assert found["0.attention.q_lin"] == (4, scales[0])
     assert found["1.attention.q_lin"] == (6, scales[1])

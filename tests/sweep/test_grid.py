@@ -58,9 +58,17 @@ def test_an_interval_is_no_grid(loader) -> None:
 @pytest.mark.parametrize("name", sorted(path.stem for path in SWEEPS.glob("*.yaml")))
 def test_every_point_of_every_sweep_composes(loader, name: str) -> None:
     master = loader.load_configuration(name, [], RunMode.MULTIRUN)
+    if "n_trials" in master.hydra.sweeper:
+        pytest.skip("a search has no grid; tests/sweep/test_search.py composes its choices")
     found = grid_points(loader, master, master.hydra.sweeper.params, [])
     assert found
     assert all(point.run.sweep == name for point in found)
+
+
+def test_a_point_says_the_command_that_makes_it(loader) -> None:
+    master = loader.load_configuration("demo", [], RunMode.MULTIRUN)
+    first = grid_points(loader, master, master.hydra.sweeper.params, [])[0]
+    assert first.overrides[:3] == ("-cn", "demo", "method=lora")
 
 
 def test_composing_imports_nothing_heavy() -> None:

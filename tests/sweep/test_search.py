@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import multiprocessing
@@ -22,10 +23,11 @@ from hydra.types import RunMode
 
 from peftbench.cli.overrides import rewrite
 from peftbench.cli.paths import register_plugins
+from peftbench.config import RunConfig
 from peftbench.errors import UserError
 from peftbench.record import Record, read, read_sweep
 from peftbench.sweep import command, engine, search
-from peftbench.sweep.grid import load, parse
+from peftbench.sweep.grid import Point, load, parse
 from peftbench.sweep.search_options import SearchOptions, figures_of
 from peftbench.sweep.search_result import best_trials
 from peftbench.sweep.search_space import Choice, Number, Space
@@ -34,6 +36,8 @@ from peftbench.sweep.search_study import counted
 ACCURACY = {"metric": "validation/accuracy", "direction": "maximize"}
 MEMORY = {"metric": "memory/train_peak_bytes", "direction": "minimize"}
 SPACE = ("method=lora,hira", "rank=int(interval(4,64))", "trainer.lr=tag(log, interval(1e-5,1e-2))")
+
+search_compose = search._compose
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +87,34 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     monkeypatch.setattr(engine, "carry_out_point", fake)
     monkeypatch.setattr(command, "_show", lambda folder: None)
     return fake
+
+
+@pytest.fixture(scope="module")
+def quickly():
+    """Like `search._compose`, but groups are composed once and dotted values set by hand: Hydra takes 0.1 s a point."""
+    held: dict[tuple, dict] = {}
+
+    def composed(loader, master, overrides) -> Point:
+        pairs = [override.split("=", 1) for override in overrides]
+        plain = {key: value for key, value in pairs if key == "output_dir" or "." in key}
+        groups = tuple(f"{key}={value}" for key, value in pairs if key not in plain)
+        if groups not in held:
+            held[groups] = search_compose(loader, master, groups).run.dump()
+        mapping = copy.deepcopy(held[groups])
+        for key, value in plain.items():
+            *path, last = key.split(".")
+            node = mapping
+            for name in path:
+                node = node[name]
+            node[last] = value if last == "output_dir" else yaml.safe_load(value)
+        return Point(RunConfig.load(mapping), tuple(overrides))
+
+    return composed
+
+
+@pytest.fixture
+def quick(quickly, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_compose", quickly)
 
 
 @pytest.fixture
@@ -204,7 +236,7 @@ def test_figures_are_those_of_the_selected_checkpoint() -> None:
     assert figures_of(record) == {"validation/loss": 1.0, "time/train_s": 4.0}
 
 
-def test_an_objective_that_no_run_has_stops_the_search_and_can_be_corrected(start, runner, tmp_path) -> None:
+def test_an_objective_that_no_run_has_stops_the_search_and_can_be_corrected(start, runner, quick, tmp_path) -> None:
     with pytest.raises(UserError, match=r"validation/acuracy.*it has .*validation/accuracy"):
         start(*SPACE, objectives=[{"metric": "validation/acuracy", "direction": "maximize"}])
     assert len(runner.calls) == 1
@@ -217,18 +249,18 @@ def test_an_objective_that_no_run_has_stops_the_search_and_can_be_corrected(star
 
 
 def test_a_search_ends_with_a_config_that_is_its_best_run(start, runner, tmp_path) -> None:
-    assert start(*SPACE, "trainer.max_steps=7", n_trials=12) == 0
+    assert start(*SPACE, "trainer.max_steps=7", n_trials=5) == 0
     records = list(read_sweep(tmp_path / "s"))
     best = max(records, key=lambda record: record.selection["value"])
-    assert len(records) == 12
+    assert len(records) == 5
     assert best.config["trainer"]["max_steps"] == 7
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        found = load(compose("best", [f"hydra.searchpath=[file://{tmp_path / 's'}]"]))
+    with initialize_config_dir(str(tmp_path / "s"), version_base="1.3"):
+        found = load(compose("best", [f"hydra.searchpath=[file://{CONF}]"]))
     assert found.hash == best.config_hash
     assert found.sweep == "s-best"
 
 
-def test_the_entry_point_runs_the_best_config_as_it_is(start, runner, tmp_path) -> None:
+def test_the_entry_point_runs_the_best_config_as_it_is(start, runner, quick, tmp_path) -> None:
     start(*SPACE, n_trials=2)
     command_line = ["--config-dir", str(tmp_path / "s"), "-cn", "best", "engine.dry_run=true"]
     done = subprocess.run(
@@ -239,7 +271,7 @@ def test_the_entry_point_runs_the_best_config_as_it_is(start, runner, tmp_path) 
     assert best.user_attrs["run_id"] in done.stdout
 
 
-def test_a_search_goes_on_to_its_total(start, runner, tmp_path) -> None:
+def test_a_search_goes_on_to_its_total(start, runner, quick, tmp_path) -> None:
     start(*SPACE, n_trials=3)
     start(*SPACE, n_trials=5)
     start(*SPACE, n_trials=5)
@@ -250,7 +282,7 @@ def test_a_search_goes_on_to_its_total(start, runner, tmp_path) -> None:
     assert params_of(study_in(tmp_path)) == in_pieces
 
 
-def test_a_search_killed_three_times_reaches_its_total_with_the_same_points(start, runner, tmp_path) -> None:
+def test_a_search_killed_three_times_reaches_its_total_with_the_same_points(start, runner, quick, tmp_path) -> None:
     start(*SPACE, n_trials=7)
     straight = params_of(study_in(tmp_path))
     (tmp_path / "s").rename(tmp_path / "straight")
@@ -272,7 +304,7 @@ def test_a_search_killed_three_times_reaches_its_total_with_the_same_points(star
     assert len(list(read_sweep(tmp_path / "s"))) == 7
 
 
-def test_an_interrupted_trial_is_taken_up_again(start, runner, tmp_path) -> None:
+def test_an_interrupted_trial_is_taken_up_again(start, runner, quick, tmp_path) -> None:
     runner.interrupt_at = 2
     with pytest.raises(KeyboardInterrupt):
         start(*SPACE)
@@ -283,14 +315,14 @@ def test_an_interrupted_trial_is_taken_up_again(start, runner, tmp_path) -> None
     assert len(counted(study_in(tmp_path))) == 6
 
 
-def test_a_point_sampled_twice_runs_once(start, runner, tmp_path) -> None:
+def test_a_point_sampled_twice_runs_once(start, runner, quick, tmp_path) -> None:
     start("method=lora,hira", "rank=4,8", n_trials=12)
     assert len(counted(study_in(tmp_path))) == 12
     assert sorted(runner.calls) == sorted(set(runner.calls))
     assert len(runner.calls) <= 4
 
 
-def test_a_failed_run_is_a_failed_trial_and_the_search_goes_on(start, runner, tmp_path) -> None:
+def test_a_failed_run_is_a_failed_trial_and_the_search_goes_on(start, runner, quick, tmp_path) -> None:
     runner.status = lambda run: "oom" if run.method.name == "hira" else "ok"
     assert start("method=lora,hira", "rank=range(4,65,4)", n_trials=8) == 1
     states = {trial.user_attrs["status"]: trial.state.name for trial in counted(study_in(tmp_path))}
@@ -298,28 +330,33 @@ def test_a_failed_run_is_a_failed_trial_and_the_search_goes_on(start, runner, tm
     assert sorted(runner.calls) == sorted(set(runner.calls)), "a failed point is not tried twice in one search"
 
 
-def test_fail_fast_stops_at_the_first_failure(start, runner, tmp_path) -> None:
+def test_fail_fast_stops_at_the_first_failure(start, runner, quick, tmp_path) -> None:
     runner.status = lambda run: "failed"
     with pytest.raises(UserError, match="fail_fast"):
         start(*SPACE, "engine.fail_fast=true")
     assert [t.state.name for t in study_in(tmp_path).trials] == ["FAIL"]
 
 
-def test_an_impossible_combination_costs_no_process(start, runner, tmp_path) -> None:
+def test_an_impossible_combination_costs_no_process(start, runner, quick, tmp_path) -> None:
     assert start("method=sparse_lora,lora", "sparsity=magnitude", "rank=range(4,65,4)", n_trials=8) == 0
     trials = counted(study_in(tmp_path))
     skipped = [t for t in trials if t.user_attrs["status"] == "skipped"]
-    assert {t.state.name for t in skipped} <= {"PRUNED"}
+    assert {t.state.name for t in skipped} == {"PRUNED"}
     assert len(runner.calls) == len({t.user_attrs["run_id"] for t in trials if t not in skipped})
     assert all(read(tmp_path / "s" / t.user_attrs["run_id"]).reason for t in skipped)
 
 
-def test_an_illegal_combination_is_a_failed_trial(start, runner, tmp_path) -> None:
-    code = start("trainer.epochs=1,2", "rank.alpha=null,16", "rank.alpha_ratio=2.0,null", n_trials=1, sampler="random")
-    assert code in (0, 1)
+def test_an_illegal_combination_is_a_failed_trial(start, runner, tmp_path, capsys) -> None:
+    arguments = ("sparsity=magnitude", "sparsity.schedule=gradual,oneshot", "sparsity.interval=null,5")
+    assert start("method=sparse_lora", *arguments, n_trials=8, sampler="random") == 1
+    trials = counted(study_in(tmp_path))
+    illegal = [t for t in trials if tuple(t.params.values()) == ("oneshot", "5")]
+    assert illegal
+    assert [t.number for t in trials if t.state.name == "FAIL"] == [t.number for t in illegal]
+    assert "is no legal configuration" in capsys.readouterr().out
 
 
-def test_trials_of_another_search_are_not_mixed_in(start, runner) -> None:
+def test_trials_of_another_search_are_not_mixed_in(start, runner, quick) -> None:
     start(*SPACE, n_trials=2)
     with pytest.raises(UserError, match=r"dimensions, configuration.*write sweep=NAME"):
         start("method=lora,hira", n_trials=4)
@@ -330,7 +367,7 @@ def test_trials_of_another_search_are_not_mixed_in(start, runner) -> None:
     assert start(*SPACE, n_trials=3, sampler="random", seed=5) == 0
 
 
-def test_two_searches_in_one_folder_are_refused(start, runner, tmp_path) -> None:
+def test_two_searches_in_one_folder_are_refused(start, runner, quick, tmp_path) -> None:
     def second(run) -> str:
         with pytest.raises(UserError, match="another search is at work"):
             start(*SPACE)
@@ -340,25 +377,25 @@ def test_two_searches_in_one_folder_are_refused(start, runner, tmp_path) -> None
     start(*SPACE, n_trials=1)
 
 
-def test_a_dry_run_leaves_nothing(start, runner, tmp_path, capsys) -> None:
+def test_a_dry_run_leaves_nothing(start, runner, quick, tmp_path, capsys) -> None:
     assert start(*SPACE, "engine.dry_run=true") == 0
     assert not (tmp_path / "s").exists()
     assert "trainer.lr: log float from 1e-05 to 0.01" in capsys.readouterr().out
 
 
-def test_rerun_is_refused(start, runner) -> None:
+def test_rerun_is_refused(start, runner, quick) -> None:
     with pytest.raises(UserError, match=r"engine\.rerun"):
         start(*SPACE, "engine.rerun=true")
 
 
-@pytest.mark.parametrize("sampler", ["random", "nsga2", "gp", "qmc"])
-def test_samplers(start, runner, tmp_path, sampler: str) -> None:
+@pytest.mark.parametrize(("sampler", "n_trials"), [("random", 6), ("nsga2", 6), ("gp", 11), ("qmc", 6)])
+def test_samplers(start, runner, quick, tmp_path, sampler: str, n_trials: int) -> None:
     dimensions = SPACE[1:] if sampler == "qmc" else SPACE
-    assert start(*dimensions, sampler=sampler, n_trials=12) == 0
-    assert len({tuple(params.values()) for params in params_of(study_in(tmp_path))}) == 12
+    assert start(*dimensions, sampler=sampler, n_trials=n_trials) == 0
+    assert len({tuple(params.values()) for params in params_of(study_in(tmp_path))}) == n_trials
 
 
-def test_a_database_holds_the_study_on_request(start, runner, tmp_path) -> None:
+def test_a_database_holds_the_study_on_request(start, runner, quick, tmp_path) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
     start(*SPACE, storage=url, n_trials=2)
     start(*SPACE, storage=url, n_trials=3)
@@ -371,7 +408,7 @@ def test_a_database_holds_the_study_on_request(start, runner, tmp_path) -> None:
 # --- several objectives
 
 
-def test_the_pareto_set_is_what_no_other_run_beats(start, runner, tmp_path, capsys) -> None:
+def test_the_pareto_set_is_what_no_other_run_beats(start, runner, quick, tmp_path, capsys) -> None:
     assert start(*SPACE, objectives=[ACCURACY, MEMORY], n_trials=20) == 0
     runs = {r.run_id: (r.selection["value"], -r.metrics["memory/train_peak_bytes"]) for r in read_sweep(tmp_path / "s")}
     beaten = {
@@ -401,8 +438,5 @@ def test_the_shipped_searches_start(loader, start, runner, tmp_path, name: str) 
 
 
 def test_composing_a_search_imports_no_optuna() -> None:
-    code = (
-        "import sys, peftbench.sweep.plugin, peftbench.sweep.search\n"
-        "assert not {'optuna', 'torch', 'pandas'} & set(sys.modules)"
-    )
+    code = "import sys, peftbench.sweep.search\nassert not {'optuna', 'torch', 'pandas'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

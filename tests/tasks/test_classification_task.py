@@ -146,10 +146,10 @@ def test_half_precision_logits_are_raised_before_the_loss():
 
 
 def test_the_network_is_told_its_classes(network):
-    model = network(SequenceClassification(("a", "b", "c"), 16, 0), "gpt2")
+    model = network(SequenceClassification(("a", "b", "c"), 16, 3), "gpt2")
     assert model.config.num_labels == 3
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
-    assert model.config.pad_token_id == 0
+    assert model.config.pad_token_id == 3
 
 
 @pytest.mark.realdata

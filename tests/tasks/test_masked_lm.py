@@ -83,6 +83,9 @@ def test_the_evaluation_mask_depends_on_its_own_seed_alone(data):
     assert masks(TASK, data, 16, None) == fixed
     assert masks(replace(TASK, mask_seed=1), data, 5, None) != fixed
     assert masks(TASK, data, 5, 0) != fixed
+    half = masks(replace(TASK, probability=0.4), data, 5, None)
+    places = {tuple(label != -100 for label in labels) for _, labels in half.values()}
+    assert len(places) > 30, "each of the 45 blocks has a mask of its own"
 
 
 def test_the_loss_is_transformers_own(data, network):

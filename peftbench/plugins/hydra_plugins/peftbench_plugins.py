@@ -1,14 +1,34 @@
-"""Hydra's sweeper: hands the grid, or with ``hydra/sweeper=optuna`` the search, of a command to our engine."""
+"""What Hydra loads of ours: the sweeper that hands a grid or a search to our engine, and where named sweeps are.
+
+Hydra takes plugins from the namespace package `hydra_plugins` only, which is why this file lies where it does;
+`peftbench.cli.paths.register_plugins` makes it importable.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
+
+from peftbench.cli.paths import SWEEPS
 
 if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
+
+
+class SweepsSearchPath(SearchPathPlugin):
+    """Makes ``-cn NAME`` find ``sweeps/NAME.yaml``, and the user's own ``./sweeps`` first."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """See Hydra's `SearchPathPlugin`."""
+        own = Path.cwd() / "sweeps"
+        if own.is_dir() and own.resolve() != SWEEPS.resolve():
+            search_path.append(provider="sweeps (here)", path=f"file://{own}")
+        search_path.append(provider="sweeps", path=f"file://{SWEEPS}")
 
 
 class PeftbenchSweeper(Sweeper):

@@ -1,0 +1,144 @@
+"""Who is compared with whom, and when there is no test."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from peftbench.report import sweep
+from peftbench.report.baseline import compare
+
+
+def compared(folder, method="lora"):
+    (section,) = sweep.load(folder.path).sections
+    found = compare(folder.path, section, method)
+    return {setting.label: one for setting, one in zip(section.settings, found, strict=True)}
+
+
+def test_real_gain_and_tie(folder):
+    for seed in range(5):
+        folder.classified("lora", seed, accuracy=0.85)
+        folder.classified("hira", seed, accuracy=0.95)
+        folder.classified("dora", seed, accuracy=0.85)
+    found = compared(folder)
+    assert {label: one.verdict for label, one in found.items()} == {
+        "lora r=8": "baseline",
+        "hira r=8": "better",
+        "dora r=8": "tie",
+    }
+    means = {m: np.mean([run.metrics["quality/accuracy"] for run in runs_of(folder, m)]) for m in ("lora", "hira")}
+    assert found["hira r=8"].change == pytest.approx(means["hira"] - means["lora"])
+    assert (found["hira r=8"].seeds, found["hira r=8"].items, found["hira r=8"].against) == (5, 400, "lora r=8")
+
+
+def runs_of(folder, method):
+    return [run for run in sweep.load(folder.path).records if run.axes["method"] == method]
+
+
+def test_perplexity_is_a_ratio_and_lower_is_better(folder):
+    for seed in range(3):
+        folder.modelled("lora", seed, nll=3.0)
+        folder.modelled("hira", seed, nll=2.8)
+    one = compared(folder)["hira r=8"]
+    logs = {
+        m: np.mean([np.log(run.metrics["quality/perplexity"]) for run in runs_of(folder, m)]) for m in ("lora", "hira")
+    }
+    assert one.verdict == "better"
+    assert one.change == pytest.approx(np.exp(logs["hira"] - logs["lora"]) - 1)
+    assert one.low < one.change < one.high < 0
+
+
+def test_same_rank_or_no_test(folder):
+    for seed in range(2):
+        folder.classified("lora", seed, rank=8)
+        folder.classified("hira", seed, rank=16)
+        folder.classified("ia3", seed, rank=None)
+    found = compared(folder)
+    assert found["hira r=16"].note == "no lora run at rank 16"
+    assert found["ia3"].against == "lora r=8"
+    assert compared(folder, "ia3")["hira r=16"].against == "ia3"
+    assert {one.note for one in compared(folder, "qlora").values()} == {"no qlora run in this table"}
+
+
+def test_the_baseline_is_the_best_on_validation_not_on_evaluation(folder):
+    for seed in range(2):
+        folder.classified("hira", seed, lr=3e-4)
+        folder.classified("lora", seed, lr=1e-4, accuracy=0.97, history=[{"step": 1, "quality/accuracy": 0.7}])
+        folder.classified("lora", seed, lr=1e-3, accuracy=0.80, history=[{"step": 1, "quality/accuracy": 0.8}])
+    (section,) = sweep.load(folder.path).sections
+    verdicts = {
+        (s.axes["method"], s.options["trainer.lr"]): one
+        for s, one in zip(section.settings, compare(folder.path, section, "lora"), strict=True)
+    }
+    assert verdicts["lora", 1e-3].verdict == "baseline"
+    assert verdicts["lora", 1e-4].verdict != "baseline"
+
+
+def test_another_recipe_is_not_a_baseline(folder):
+    for seed in range(2):
+        folder.classified("lora", seed)
+        record = folder.classified("hira", seed)
+        record.config["trainer"]["epochs"] = 3
+        record.write(folder.path / record.run_id)
+    assert compared(folder)["hira r=8"].note == "lora ran with another trainer.epochs"
+
+
+def drop(path):
+    path.unlink()
+
+
+def shift(path):
+    table = pd.read_parquet(path)
+    table.assign(id=table["id"] + 1).to_parquet(path)
+
+
+def repeat(path):
+    pd.read_parquet(path).assign(id=0).to_parquet(path)
+
+
+def relabel(path):
+    table = pd.read_parquet(path)
+    table.assign(label=1 - table["label"], prediction=1 - table["prediction"]).to_parquet(path)
+
+
+def falsify(path):
+    table = pd.read_parquet(path)
+    table.assign(prediction=table["label"]).to_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (drop, "has no predictions.parquet"),
+        (shift, "did not answer the same items"),
+        (repeat, "are not unique"),
+        (relabel, "other labels"),
+        (falsify, "the predictions give 1.0000"),
+    ],
+)
+def test_no_test_without_the_same_items(folder, damage, reason):
+    for seed in range(2):
+        folder.classified("lora", seed)
+        record = folder.classified("hira", seed)
+    damage(folder.path / record.run_id / "predictions.parquet")
+    one = compared(folder)["hira r=8"]
+    assert one.verdict == "untested"
+    assert reason in one.note
+    assert one.p is None
+
+
+def test_order_of_rows_does_not_matter(folder):
+    for seed in range(2):
+        folder.classified("lora", seed)
+        record = folder.classified("hira", seed)
+        path = folder.path / record.run_id / "predictions.parquet"
+        pd.read_parquet(path).sample(frac=1, random_state=seed).to_parquet(path)
+    assert compared(folder)["hira r=8"].verdict == "tie"
+
+
+def test_one_common_seed_is_no_test(folder):
+    folder.classified("lora", 0)
+    folder.classified("lora", 1)
+    folder.classified("hira", 1)
+    assert "one seed in common" in compared(folder)["hira r=8"].note
