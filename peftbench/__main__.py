@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.cli.messages import explain
-from peftbench.cli.overrides import rewrite
+from peftbench.cli.overrides import command, rewrite
 from peftbench.cli.paths import CONF, register_plugins
 from peftbench.errors import UserError
 
@@ -22,7 +22,8 @@ composed: list[tuple[DictConfig, tuple[str, ...]]] = []
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def compose(config: DictConfig) -> None:
     """Without ``-m``: keep what was composed for `main`; raised in here, an error would be printed twice."""
-    composed.append((config, tuple(HydraConfig.get().overrides.task)))
+    hydra_config = HydraConfig.get()
+    composed.append((config, command(hydra_config.job.config_name, hydra_config.overrides.task)))
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
             from peftbench.sweep.grid import single_point
 
             carry_out([single_point(*composed.pop())])
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
         print(f"peftbench: {explain(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict
 
 from peftbench.errors import UserError
 
-
 T = TypeVar("T", bound="Component")
 
 

@@ -58,6 +58,7 @@ class Trainer(Section):
     batch_size: int = Field(ge=1)
     eval_batch_size: int = Field(ge=1)
     precision: Literal["auto", "fp32", "bf16"]
+    attention: Literal["auto", "eager", "sdpa"]
     optimizer: Literal["adamw", "paged_adamw", "paged_adamw_8bit"]
     weight_decay: float = Field(ge=0, lt=1)
     betas: tuple[float, float]

@@ -61,6 +61,14 @@ class Context:
     """Memory of the process before anything was loaded, bytes."""
     clock: Phases = field(default_factory=Phases)
 
+    @property
+    def attention(self) -> str:
+        """Which of transformers' attention implementations is used."""
+        asked = self.run.trainer.attention
+        if asked != "auto":
+            return asked
+        return "eager" if self.device.type == "cpu" and self.dtype == torch.bfloat16 else "sdpa"
+
     def autocast(self) -> Any:
         """The precision that every forward pass runs in."""
         return precision.autocast(self.device, self.dtype)()
@@ -77,7 +85,7 @@ def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgres
     device = resolve_device(run.device)
     dtype = precision.resolve(run.trainer.precision, device)
     context = Context(run, folder, record, on_progress, device, dtype, resident(device))
-    record.environment |= describe(device, dtype)
+    record.environment |= {**describe(device, dtype), "attention": context.attention}
     try:
         data = prepare(context)
         attached = build(context, data.task)
@@ -124,7 +132,9 @@ def build(context: Context, task: Task) -> Attached:
     context.on_progress("loading", 0, 0)
     with context.clock("load"):
         seed_everything(run.seed)
-        where = {"device_map": {"": str(context.device)}} if context.device.type == "cuda" else {}
+        where: dict[str, Any] = {"attn_implementation": context.attention}
+        if context.device.type == "cuda":
+            where["device_map"] = {"": str(context.device)}
         extra = run.method.load_kwargs(run, run.model.head(task), context.dtype)
         loaded = run.model.build(task, {**where, **extra})
         record.base |= loaded.identity | {"targets": list(loaded.targets), "head": list(loaded.head)}

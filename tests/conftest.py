@@ -51,7 +51,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["PEFTBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def compose():
     """Compose and check a configuration from overrides, as the command line does."""
     from hydra import compose as hydra_compose
@@ -70,7 +70,7 @@ def compose():
     return composed
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_run(compose, sentences, tmp_path):
     """A run of a few steps on a tiny random network and generated text."""
 

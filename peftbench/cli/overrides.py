@@ -22,3 +22,8 @@ def _rank(argument: str) -> str:
     if key.strip() == "rank" and equals and (_NUMBERS.match(value.strip()) or _SWEEPS.match(value.strip())):
         return f"rank.value={value}"
     return argument
+
+
+def command(config_name: str | None, overrides: Iterable[str]) -> tuple[str, ...]:
+    """The arguments that compose a point again, the name of a primary configuration other than ours included."""
+    return (*(() if config_name in (None, "config") else ("-cn", config_name)), *overrides)

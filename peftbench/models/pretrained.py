@@ -63,13 +63,17 @@ class Pretrained(Model):
 
     def build(self, task: Task, load_kwargs: Mapping[str, Any]) -> Loaded:
         """See `Model.build`."""
+        import torch
         import transformers
 
         config = self.config()
         task_fields(config, task)
         auto = getattr(transformers, task.auto_class)
-        quiet = {"output_loading_info": True, "use_safetensors": True, "config": config}
-        model, info = self._fetch(lambda: auto.from_pretrained(self.source, **self._where(), **quiet, **load_kwargs))
+        # In float32 whatever the checkpoint's dtype: what is trained must be, and autocast does the rest.
+        fixed = {"output_loading_info": True, "use_safetensors": True, "config": config, "dtype": torch.float32}
+        model, info = self._fetch(
+            lambda: auto.from_pretrained(self.source, **self._where(), **{**fixed, **load_kwargs})
+        )
         head = fresh_modules(head_modules(config, task), info["missing_keys"], task)
         return Loaded(model, head, adapted_modules(self.targets, config), self.identity(config))
 

@@ -34,11 +34,12 @@ def carry_out(points: Sequence[Point]) -> None:
     try:
         records = carry_out_plan(plan)
     finally:
-        _show(folder)
+        show(folder)
     sys.exit(_exit_code(records))
 
 
-def _show(folder: Path) -> None:
+def show(folder: Path) -> None:
+    """Write the page and print the table of a sweep, if any of its runs has left something."""
     if folder.is_dir():
         report.write(folder)
         report.show(folder)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from peftbench.cli.overrides import rewrite
+from peftbench.cli.overrides import command, rewrite
 from peftbench.config import RunConfig
 from peftbench.errors import UserError
 
@@ -39,7 +39,7 @@ def single_point(config: DictConfig, overrides: tuple[str, ...]) -> Point:
     Raises:
         UserError: the configuration is wrong, or an option that was written would be ignored.
     """
-    point = Point(load(config), command(config, overrides))
+    point = Point(load(config), overrides)
     _refuse_ignored(point)
     return point
 
@@ -52,12 +52,6 @@ def load(config: DictConfig) -> RunConfig:
     """
     task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     return RunConfig.load(OmegaConf.to_container(task, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
-
-
-def command(config: DictConfig, overrides: Sequence[str]) -> tuple[str, ...]:
-    """The arguments that compose a point again, the name of a primary configuration other than ours included."""
-    name = config.hydra.job.config_name
-    return (*(() if name in (None, "config") else ("-cn", name)), *overrides)
 
 
 def grid_points(
@@ -74,7 +68,7 @@ def grid_points(
     for overrides in expand(parse(loader, params, arguments)):
         config = loader.load_sweep_config(master, list(overrides))
         try:
-            point = Point(load(config), command(master, overrides))
+            point = Point(load(config), command(master.hydra.job.config_name, overrides))
         except UserError as error:
             raise UserError(f"{error}\n  at the point {' '.join(overrides)}") from None
         points.setdefault(point.run.run_id, point)

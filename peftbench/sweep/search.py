@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.cli.messages import explain
+from peftbench.cli.overrides import command as command_of
 from peftbench.errors import UserError
 from peftbench.record import Record
 from peftbench.sweep import command, engine, search_result
@@ -70,7 +71,7 @@ def _search(settings: SearchOptions, space: Space, compose: Compose, points: Seq
                 Search(study, settings, space, compose, worker, progress).run()
         finally:
             if any(folder.glob("*/record.json")):
-                command._show(folder)
+                command.show(folder)
             search_result.conclude(study, settings, folder)
         if code := _exit_code(study):
             sys.exit(code)
@@ -78,9 +79,11 @@ def _search(settings: SearchOptions, space: Space, compose: Compose, points: Seq
 
 def _compose(loader: ConfigLoaderImpl, master: DictConfig, overrides: Sequence[str]) -> Point:
     try:
-        return Point(load(loader.load_sweep_config(master, list(overrides))), tuple(overrides))
+        run = load(loader.load_sweep_config(master, list(overrides)))
     except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{explain(error)}\n  at the point {' '.join(overrides)}") from error
+    # Where the sweep file asks for a search, one of its points is a single run.
+    return Point(run, command_of(master.hydra.job.config_name, ("hydra.mode=RUN", *overrides)))
 
 
 def _refuse_rerun(point: Point) -> None:

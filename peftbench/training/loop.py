@@ -81,13 +81,13 @@ class Loop:
         for hook in self.hooks:
             hook.start(optimizer, total)
         model.train()
-        losses = Losses(self.device)
+        losses = Losses()
         for step, batch in enumerate(itertools.islice(self._batches(), total)):
             meter.begin()
             losses.add(self._step(step, batch, optimizer))
             schedule.step()
             meter.end(batch.real_tokens, batch.computed_tokens, len(batch.rows))
-            self._log(step, total, losses, schedule.get_last_lr()[0])
+            self._log(step, total, losses, float(schedule.get_last_lr()[0]))
             if self._validates(step, total):
                 trained.history.append(self._validate(step, losses))
                 if all(hook.selectable(step) for hook in self.hooks):
@@ -119,7 +119,7 @@ class Loop:
 
     def _log(self, step: int, total: int, losses: Losses, lr: float) -> None:
         every = max(1, total // LOGGED_STEPS)
-        logged = (step + 1) % every == 0 or step + 1 == total
+        logged = (step + 1) % every == 0 or self._validates(step, total)
         figures = {"train/loss": losses.recent(step), "train/lr": lr} if logged else {}
         self.report(step + 1, total, figures)
 
@@ -142,15 +142,13 @@ class Loop:
 class Losses:
     """Running means of the loss, kept on the device so that a step never waits for the host."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._recent = [torch.zeros((), device=device), 0]
-        self._since = [torch.zeros((), device=device), 0]
+    def __init__(self) -> None:
+        self._recent: list[torch.Tensor] = []
+        self._since: list[torch.Tensor] = []
 
     def add(self, loss: torch.Tensor) -> None:
-        """Count the loss of one step."""
-        for sums in (self._recent, self._since):
-            sums[0] = sums[0] + loss.float()
-            sums[1] += 1
+        """Count the (detached) loss of one step."""
+        self._recent.append(loss)
 
     def recent(self, step: int) -> float:
         """Mean since the last call; waits for the device.
@@ -158,17 +156,18 @@ class Losses:
         Raises:
             Diverged: it is not a finite number.
         """
-        value = float(self._recent[0]) / max(1, self._recent[1])
-        self._recent = [torch.zeros_like(self._recent[0]), 0]
-        if not math.isfinite(value):
+        mean = torch.stack(self._recent).float().mean()
+        self._since += [mean] * len(self._recent)
+        self._recent = []
+        if not math.isfinite(value := float(mean)):
             raise Diverged(f"the training loss is {value} at step {step + 1}: write a smaller trainer.lr")
         return value
 
     def mean(self) -> float:
-        """Mean since the last validation."""
-        value = float(self._since[0]) / max(1, self._since[1])
-        self._since = [torch.zeros_like(self._since[0]), 0]
-        return value
+        """Mean over the logged steps since the last call."""
+        mean = torch.stack(self._since).mean()
+        self._since = []
+        return float(mean)
 
 
 class Best:

@@ -99,6 +99,13 @@ def test_adalora_reaches_its_budget_and_saves_what_was_evaluated(base: Base, tmp
     torch.testing.assert_close(bases.logits(theirs), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_adalora_without_final_steps_still_reaches_its_budget_at_the_last(base: Base):
+    method = bases.method("adalora", args={"tinit": 1})
+    attached = base.attach(method)
+    assert steps(attached, method.hook(attached), 3) == [False, False, True]
+    assert values_left(attached) == 16
+
+
 def test_adalora_penalty_is_pefts(base: Base):
     """PEFT adds it to a loss that the network computes itself: the difference is the penalty."""
     method = bases.method("adalora")

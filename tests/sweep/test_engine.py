@@ -16,7 +16,7 @@ from peftbench.sweep.engine import Plan, carry_out_plan
 from peftbench.sweep.grid import Point
 
 
-@pytest.fixture()
+@pytest.fixture
 def point(tiny_run):
     def make(*overrides: str) -> Point:
         return Point(tiny_run(*overrides), overrides)

@@ -434,6 +434,11 @@ def test_the_shipped_searches_start(loader, start, runner, tmp_path, name: str) 
     assert SearchOptions.load({"params": sweeper.params, **options})
     assert start(name=name, params=sweeper.params, **options | {"n_trials": 3}) == 0
     assert len(runner.calls) == 3
+    for record in read_sweep(tmp_path / "s"):
+        dash_cn, named, *overrides = record.environment["overrides"]
+        assert (dash_cn, named) == ("-cn", name)
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            assert load(compose(name, overrides)).hash == record.config_hash
     assert yaml.safe_load((SWEEPS / f"{name}.yaml").read_text())["sweep"] == name
 
 
