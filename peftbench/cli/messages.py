@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 
 from omegaconf import DictConfig
 
+from peftbench.cli.paths import CONF
 from peftbench.errors import UserError
 
 
@@ -15,17 +17,34 @@ def explain(error: BaseException) -> str:
         return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "provider=", "Config search"))]
-    return "; ".join(lines[:1] + _hints(error, lines[1:]))
+    return "; ".join([lines[0].rstrip("."), *(_options(error) or _told(lines[1:]))]) if lines else repr(error)
 
 
-def _hints(error: BaseException, rest: list[str]) -> list[str]:
-    """The options that exist where an unknown one was written, the nearest first."""
+def _told(lines: list[str]) -> list[str]:
+    """What Hydra itself adds; a list of names goes on one line."""
+    if lines and lines[0].startswith("Available options"):
+        return [f"{lines[0].rstrip(':').lower()} are {', '.join(lines[1:])}"]
+    return [line for line in lines if not line.startswith("To append")]
+
+
+def _options(error: BaseException) -> list[str]:
+    """Where an unknown option was written: the nearest name, the names that exist, and the configs that have it."""
     cause: BaseException | None = error
     while cause is not None:
         parent, key = getattr(cause, "parent_node", None), getattr(cause, "key", None)
         if isinstance(parent, DictConfig) and key is not None:
-            names = [str(name) for name in parent]
+            names = [str(name) for name in parent if not str(name).startswith("_")]
             near = difflib.get_close_matches(str(key), names, n=1)
-            return ([f"did you mean {near[0]}?"] if near else []) + [f"there is: {', '.join(names) or 'no option'}"]
+            hints = [f"did you mean {near[0]}?"] if near else []
+            elsewhere = _configs_with(parent._get_full_key(None), str(key))
+            hints += [f"{key} is an option of {', '.join(elsewhere)}"] if elsewhere else []
+            return [*hints, f"there is: {', '.join(names) or 'no option'}"]
         cause = cause.__cause__ or cause.__context__
-    return [line for line in rest if not line.startswith("To append")]
+    return []
+
+
+def _configs_with(group: str, key: str) -> list[str]:
+    """``group=option`` of every config in the group that has the key ``key``."""
+    written = re.compile(rf"^\s*{re.escape(key)}:", flags=re.M)
+    found = sorted((CONF / group).glob("*.yaml")) if group and (CONF / group).is_dir() else []
+    return [f"{group}={path.stem}" for path in found if written.search(path.read_text(encoding="utf-8"))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
     from typing import TextIO
 
@@ -30,12 +31,17 @@ def write(folder: Path, *, baseline: str = BASELINE) -> Path:
     return page.write(loaded, baseline)
 
 
-def show(folder: Path, *, baseline: str = BASELINE, file: TextIO | None = None) -> None:
+def show(
+    folder: Path, *, baseline: str = BASELINE, file: TextIO | None = None, only: Collection[str] | None = None
+) -> None:
     """Print the tables of a sweep folder to ``file`` (standard output), without colour codes if it is not a terminal.
+
+    Args:
+        only: ids of the runs to show; None is all that the folder holds.
 
     Raises:
         UserError: there is no such folder, or no record in it.
     """
     from peftbench.report import sweep, terminal
 
-    terminal.show(sweep.load(folder), baseline, file)
+    terminal.show(sweep.load(folder, only), baseline, file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -90,18 +90,21 @@ class Sweep:
         return [record for record in self.records if record.status != "ok"]
 
 
-def load(folder: Path) -> Sweep:
+def load(folder: Path, only: Collection[str] | None = None) -> Sweep:
     """Read a sweep folder.
+
+    Args:
+        only: ids of the runs to read; None is all of them.
 
     Raises:
         UserError: there is no such folder, or no record in it.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: give one sweep folder, such as outputs/NAME")
-    records = tuple(read_sweep(folder))
+    records = tuple(record for record in read_sweep(folder) if only is None or record.run_id in only)
     if not records:
         raise UserError(f"no run has left a record in {folder} yet: there is nothing to report")
-    return Sweep(folder, records, _sections(records), _unreadable(folder))
+    return Sweep(folder, records, _sections(records), _unreadable(folder) if only is None else ())
 
 
 def _unreadable(folder: Path) -> tuple[str, ...]:

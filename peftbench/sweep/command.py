@@ -9,7 +9,7 @@ from pathlib import Path
 
 from peftbench import report
 from peftbench.errors import UserError
-from peftbench.record import Record
+from peftbench.record import FILE, Record
 from peftbench.sweep.engine import Plan, carry_out_plan
 from peftbench.sweep.grid import Point
 
@@ -30,20 +30,20 @@ def carry_out(points: Sequence[Point]) -> None:
         for line in plan.lines():
             print(line)
         return
-    folder = points[0].folder.parent
     try:
         records = carry_out_plan(plan)
     finally:
-        show(folder)
+        show(points[0].folder.parent, [point.run.run_id for point in points])
     sys.exit(_exit_code(records))
 
 
-def show(folder: Path) -> None:
-    """Write the page and print the table of a sweep, if any of its runs has left something."""
-    if folder.is_dir():
+def show(folder: Path, run_ids: Sequence[str] | None = None) -> None:
+    """Write the page of a sweep folder, and print the table of these of its runs (None: of all)."""
+    left = {path.parent.name for path in folder.glob(f"*/{FILE}")}
+    if left if run_ids is None else left & set(run_ids):
         report.write(folder)
-        report.show(folder)
-        print(f"Records: {folder}/*/record.json")
+        report.show(folder, only=run_ids)
+        print(f"Records: {folder}/*/{FILE}")
 
 
 def _exit_code(records: Sequence[Record]) -> int:

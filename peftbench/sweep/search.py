@@ -70,8 +70,7 @@ def _search(settings: SearchOptions, space: Space, compose: Compose, points: Seq
             with Worker.pool(run.engine.in_process) as worker, Progress(todo) as progress:
                 Search(study, settings, space, compose, worker, progress).run()
         finally:
-            if any(folder.glob("*/record.json")):
-                command.show(folder)
+            command.show(folder)
             search_result.conclude(study, settings, folder)
         if code := _exit_code(study):
             sys.exit(code)

@@ -1,0 +1,66 @@
+"""The learning rate is chosen by validation figures alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from peftbench.record import Record
+from peftbench.report.choose import choices, main, table
+
+
+def run(folder: Path, method: str, lr: float, seed: int, value: float, **changes) -> None:
+    fields = {
+        "run_id": f"{method}-{lr}-{seed}",
+        "sweep": "fair",
+        "status": "ok",
+        "config": {"trainer": {"lr": lr}},
+        "config_hash": "h",
+        "axes": {"method": method, "rank": 8, "seed": seed},
+        "metrics": {"quality/accuracy": 1 - value},
+        "selection": {"metric": "validation/accuracy", "value": value},
+    }
+    record = Record(**{**fields, **changes})
+    record.write(folder / record.run_id)
+
+
+def read(folder: Path):
+    from peftbench.record import read_sweep
+
+    return {choice.setting.split(",")[0]: choice for choice in choices(read_sweep(folder))}
+
+
+def test_the_best_validation_figure_is_chosen_whatever_the_evaluation_says(tmp_path: Path) -> None:
+    for lr, value in ((1e-4, 0.7), (1e-3, 0.9), (1e-2, 0.6)):
+        run(tmp_path, "lora", lr, 0, value)
+    assert read(tmp_path)["method=lora"].best == 1e-3
+
+
+def test_seeds_are_averaged(tmp_path: Path) -> None:
+    for seed, (low, high) in enumerate(((0.9, 0.5), (0.6, 0.8), (0.6, 0.9))):
+        run(tmp_path, "lora", 1e-4, seed, low)
+        run(tmp_path, "lora", 1e-3, seed, high)
+    assert read(tmp_path)["method=lora"].tries == pytest.approx({1e-4: 0.7, 1e-3: 2.2 / 3})
+
+
+def test_losses_are_minimized_and_an_end_of_the_range_is_said(tmp_path: Path) -> None:
+    for lr, value in ((1e-4, 3.0), (1e-3, 2.0)):
+        run(tmp_path, "lora", lr, 0, value, selection={"metric": "validation/mlm_loss", "value": value})
+    choice = read(tmp_path)["method=lora"]
+    assert choice.best == 1e-3
+    assert choice.at_an_end
+    assert "at an end of the range" in table([choice])
+
+
+def test_failed_tries_have_no_figure(tmp_path: Path) -> None:
+    run(tmp_path, "lora", 1e-4, 0, 0.7)
+    run(tmp_path, "lora", 1e-1, 0, 0.99, status="failed")
+    assert set(read(tmp_path)["method=lora"].tries) == {1e-4}
+
+
+def test_the_command(tmp_path: Path, capsys) -> None:
+    assert main([str(tmp_path)]) == 2
+    run(tmp_path, "lora", 1e-4, 0, 0.7)
+    assert main([str(tmp_path)]) == 0
+    assert "trainer.lr=0.0001" in capsys.readouterr().out
