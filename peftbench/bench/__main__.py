@@ -1,0 +1,60 @@
+"""``python -m peftbench.bench [NAME ...]``: measure against peers, write pages and raw figures to docs/benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from peftbench.bench import frame
+from peftbench.errors import UserError
+
+OUT = Path("docs/benchmarks")
+REPETITIONS = 7
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run each benchmark and print its page; returns 0, or 2 if one could not be run."""
+    given = sys.argv[1:] if arguments is None else arguments
+    chosen = _parser().parse_args(given)
+    options = frame.Options(1 if chosen.quick else chosen.repetitions, chosen.quick, _say)
+    out = chosen.out or (None if chosen.quick else OUT)
+    code = 0
+    for name in chosen.names or frame.names():
+        try:
+            measured = frame.measure(name, options, shlex.join(["python", "-m", "peftbench.bench", *given]))
+        except UserError as error:
+            print(f"peftbench.bench: {name}: {error}", file=sys.stderr)
+            code = 2
+            continue
+        print(frame.render(measured))
+        if out is not None:
+            _say(f"written: {frame.write(measured, out)}")
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m peftbench.bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(frame.names())} (default: all)")
+    parser.add_argument(
+        "--repetitions", type=_positive, default=REPETITIONS, metavar="N", help="rounds (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"default: {OUT}; with --quick nothing is written")
+    parser.add_argument("--quick", action="store_true", help="one round on a tiny network, to see that it runs")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return value
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""The few pieces of Markdown that pages are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+NOTHING = "–"
+"""Stands where nothing was measured."""
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column is text and whose others are figures."""
+    rule = "|:---|" + "---:|" * (len(columns) - 1)
+    return "\n".join([_row(columns), rule, *(_row(row) for row in rows)])
+
+
+def bullets(items: Mapping[str, str]) -> str:
+    """``- Name: text`` lines."""
+    return "\n".join(f"- {name}: {text}" for name, text in items.items())
+
+
+def ratio(values: Sequence[float] | None) -> str:
+    """The median of ratios."""
+    return f"{median(values):.2f}×" if values else NOTHING
+
+
+def spread(values: Sequence[float] | None) -> str:
+    """Smallest and largest of ratios; nothing where there is one only."""
+    return f"{min(values):.2f}–{max(values):.2f}" if values and len(values) > 1 else NOTHING
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

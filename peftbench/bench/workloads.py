@@ -1,0 +1,154 @@
+"""What a step is timed on: a network's shape, a batch's shape, and which layers are adapted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from peftbench.cli.paths import CONF, register_plugins
+from peftbench.errors import UserError
+from peftbench.record import Record
+from peftbench.run import Context
+from peftbench.tasks.base import Batch
+from peftbench.tasks.classification import SequenceClassification
+
+if TYPE_CHECKING:
+    from peftbench.config import RunConfig
+
+Targets = Literal["attention", "all-linear"]
+TARGETS: tuple[Targets, ...] = ("attention", "all-linear")
+RANK = 8
+# Small: with a learning rate that learns, tens of steps on one batch end at gradients that real training never has.
+LEARNING_RATE = 1e-5
+FIRST_WORD = 5
+"""Token ids below are special ones."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network and the batch it is given, without padding."""
+
+    name: str
+    model: tuple[str, ...]
+    """Which base network, as overrides of the configuration."""
+    batch_size: int
+    length: int
+    """Tokens an item."""
+    steps_per_turn: int
+    """Timed steps each time that a contender has its turn."""
+
+
+def shape(name: str, architecture: str, hidden: int, layers: int, heads: int) -> tuple[str, ...]:
+    """Overrides that make a network of random weights with a BERT-like vocabulary."""
+    return (
+        "model=tiny",
+        f"model.name={name}",
+        f"model.architecture={architecture}",
+        f"model.hidden_size={hidden}",
+        f"model.intermediate_size={4 * hidden}",
+        f"model.layers={layers}",
+        f"model.heads={heads}",
+        "model.vocab_size=30522",
+    )
+
+
+MINILM = Workload("MiniLM", ("model=minilm",), 32, 16, 5)
+MINILM_SHAPE = Workload("MiniLM", shape("minilm-shape", "bert", 384, 6, 12), 32, 16, 5)
+DISTILBERT = Workload("DistilBERT", shape("distilbert-shape", "distilbert", 768, 6, 12), 8, 256, 2)
+TINY = Workload("tiny", ("model=tiny",), 4, 8, 1)
+
+
+def workloads(quick: bool) -> tuple[Workload, ...]:
+    """What is measured on this machine: MiniLM's own weights where their package is installed, else its shape."""
+    if quick:
+        return (TINY,)
+    try:
+        Case(MINILM, "attention", "cpu").configured("lora").model.source  # type: ignore[attr-defined]  # noqa: B018
+    except UserError:
+        return (MINILM_SHAPE, DISTILBERT)
+    return (MINILM, DISTILBERT)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One setting that all contenders share (picklable: memory is measured in other processes)."""
+
+    workload: Workload
+    targets: Targets
+    device: str
+
+    @property
+    def task(self) -> SequenceClassification:
+        """Two classes."""
+        return SequenceClassification(("negative", "positive"), self.workload.length, 0)
+
+    def configured(self, method: str) -> RunConfig:
+        """The configuration of a run of one of our methods here; what is not said is peftbench's default."""
+        return compose(
+            *self.workload.model,
+            f"method={method}",
+            f"method.targets={self.targets}",
+            f"rank={RANK}",
+            f"trainer.lr={LEARNING_RATE}",
+            f"trainer.batch_size={self.workload.batch_size}",
+            f"device={self.device}",
+            "dataset=movie_reviews",
+            f"dataset.max_length={self.workload.length}",
+            "tracker=none",
+        )
+
+    def context(self, method: str) -> Context:
+        """What a run of that method shares between its phases: device, precision, attention."""
+        from peftbench.measuring import precision
+
+        run, device = self.configured(method), torch.device(self.device)
+        record = Record(run.run_id, run.sweep, "ok", run.dump(), run.hash, run.axes)
+        dtype = precision.resolve(run.trainer.precision, device)
+        return Context(run, Path(), record, lambda phase, done, total: None, device, dtype, None)
+
+    def batch(self, vocabulary: int) -> Batch:
+        """Random words and labels on the device, the same for every contender."""
+        generator = torch.Generator().manual_seed(0)
+        size = (self.workload.batch_size, self.workload.length)
+        ids = torch.randint(FIRST_WORD, vocabulary, size, generator=generator)
+        labels = torch.randint(0, 2, size[:1], generator=generator)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return Batch(inputs, labels, np.arange(size[0]), ids.numel()).to(torch.device(self.device))
+
+
+def compose(*overrides: str) -> RunConfig:
+    """The checked configuration that the command line would make of ``overrides``.
+
+    Raises:
+        UserError: one of them is wrong.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    from peftbench.cli.overrides import rewrite
+    from peftbench.sweep.grid import load
+
+    register_plugins()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return load(hydra_compose("config", rewrite(overrides)))
+
+
+@contextmanager
+def nothing_collected() -> Iterator[None]:
+    """Everything that is alive is left alone by the garbage collector: it would be searched in someone's turn."""
+    import gc
+
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+

@@ -1,0 +1,114 @@
+"""One run, end to end: what its files say is what its record says, and a seed decides it all."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, options
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from peftbench.record import Record
+from peftbench.run import execute, resolve_device
+from peftbench.sweep.engine import blank_record
+from peftbench.sweep.grid import Point
+
+MEASURED = ("speed/", "time/", "memory/", "energy/")
+
+
+def carried_out(run) -> tuple[Record, Path]:
+    point = Point(run, ())
+    point.folder.mkdir(parents=True, exist_ok=True)
+    record = blank_record(point, datetime.now(UTC))
+    execute(run, point.folder, record, lambda *_: None)
+    return record, point.folder
+
+
+def test_quality_is_recomputed_from_the_predictions_file(tiny_run) -> None:
+    record, folder = carried_out(tiny_run("trainer.max_steps=12"))
+    table = pd.read_parquet(folder / "predictions.parquet")
+    assert len(table) == record.data["splits"]["evaluation"]["size"]
+    logits = table[["logit_0", "logit_1"]].to_numpy(dtype=np.float64)
+    assert (table.prediction == logits.argmax(1)).all()
+    nll = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(table)), table.label]
+    expected = {
+        "quality/accuracy": accuracy_score(table.label, table.prediction),
+        "quality/f1": f1_score(table.label, table.prediction, average="macro"),
+        "quality/mcc": matthews_corrcoef(table.label, table.prediction),
+        "quality/loss": nll.mean(),
+    }
+    assert {key: record.metrics[key] for key in expected} == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lora", "sparse_lora", "qlora", "hira", "full"])
+def test_the_same_seed_gives_the_same_record_twice(tiny_run, method: str) -> None:
+    def figures(seed: int) -> tuple[dict, str]:
+        record, folder = carried_out(tiny_run(f"method={method}", f"seed={seed}"))
+        kept = {key: value for key, value in record.metrics.items() if not key.startswith(MEASURED)}
+        return {"metrics": kept, "history": record.history}, (folder / "predictions.parquet").read_bytes().hex()
+
+    assert figures(1) == figures(1)
+    assert figures(1) != figures(2)
+
+
+@pytest.mark.parametrize("sparsity", [name for name in options("sparsity") if name != "none"])
+@pytest.mark.parametrize("method", ["sparse_lora", "qlora", "hira", "hira method.quantize=nf4"])
+def test_every_hybrid_runs_and_reaches_its_target(tiny_run, method: str, sparsity: str) -> None:
+    written = [part if "=" in part else f"method={part}" for part in method.split()]
+    record, folder = carried_out(tiny_run(*written, f"sparsity={sparsity}", "trainer.max_steps=8", "rank=4"))
+    assert record.metrics["sparsity/target"] == 0.5
+    assert record.metrics["sparsity/achieved"] == pytest.approx(0.5, abs=0.01)
+    saved = {path.name for path in (folder / "adapter").iterdir()}
+    kind = "adapter_model.safetensors" if sparsity == "structured" else "adapter_model.compact.safetensors"
+    assert kind in saved
+
+
+def test_methods_of_one_seed_start_from_the_same_base_and_head(tiny_run) -> None:
+    records = [carried_out(tiny_run(f"method={method}"))[0] for method in ("lora", "hira", "full")]
+    assert len({json.dumps({**r.base, "targets": None}) for r in records}) == 1
+    assert len({r.data["fingerprint"] for r in records}) == 1
+    assert len({r.metrics["params/head"] for r in records}) == 1
+
+
+def test_every_figure_is_in_the_glossary_and_the_other_way_round(tiny_run, tmp_path) -> None:
+    known = set(re.findall(r"`([a-z]+/[a-z0-9_]+)`", (ROOT / "docs" / "metrics.md").read_text()))
+    known -= {name for name in known if name.startswith(("train/", "validation/"))}
+    record, _ = carried_out(tiny_run("method=sparse_lora", "trainer.max_steps=20"))
+    assert set(record.metrics) <= known
+    elsewhere = {"quality/perplexity", "quality/mlm_loss", "quality/mlm_pseudo_perplexity", "energy/train_j"}
+    assert known - set(record.metrics) == elsewhere
+
+
+def test_a_device_that_is_not_there_is_said() -> None:
+    from peftbench.errors import UserError
+
+    with pytest.raises(UserError, match="device=auto"):
+        resolve_device("cuda:7")
+
+
+def test_gradient_checkpointing_changes_no_figure(tiny_run) -> None:
+    plain, _ = carried_out(tiny_run("method=lora"))
+    saving, _ = carried_out(tiny_run("method=lora", "trainer.gradient_checkpointing=true"))
+    assert saving.metrics["quality/loss"] == pytest.approx(plain.metrics["quality/loss"], rel=1e-4)
+    assert saving.metrics["flops/train_per_token"] > plain.metrics["flops/train_per_token"]
+
+
+def test_language_models_get_their_own_figures(tiny_run, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name, count in (("train", 80), ("validation", 20), ("test", 20)):
+        rows = [{"text": f"line {i} of a {name} text that goes on for a while"} for i in range(count)]
+        pd.DataFrame(rows).to_parquet(corpus / f"{name}.parquet")
+    data = [f"dataset.path={corpus}", "dataset=wikitext2", "dataset.max_length=32"]
+    causal, _ = carried_out(tiny_run(*data, "model.architecture=gpt2"))
+    masked, _ = carried_out(tiny_run(*data, "model.architecture=distilbert"))
+    assert "quality/perplexity" in causal.metrics
+    assert "quality/mlm_loss" not in causal.metrics
+    assert "quality/mlm_loss" in masked.metrics
+    assert "quality/perplexity" not in masked.metrics
+    assert causal.metrics["quality/perplexity"] == pytest.approx(np.exp(causal.metrics["quality/loss"]), rel=1e-6)
