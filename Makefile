@@ -46,7 +46,7 @@ sync: $(STAMP) ## Upload offline runs to Weights & Biases
 	$(BIN)/python -m peftbench.tracking.sync $(ARGS)
 
 bench: $(STAMP) ## Measure against peers, interleaved; writes docs/benchmarks
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m peftbench.bench $(ARGS)
 
 clean: ## Remove .venv, caches and build files (outputs stay)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

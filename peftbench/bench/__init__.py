@@ -1,1 +1,1 @@
-"""Benchmarks of this code against its peers: ``python -m peftbench.bench``, pages and raw figures in docs/benchmarks."""
+"""Benchmarks of this code against its peers: ``python -m peftbench.bench`` writes pages and raw figures."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from peftbench.bench import frame
 from peftbench.errors import UserError
+from peftbench.measuring.environment import git_state
 
 OUT = Path("docs/benchmarks")
 REPETITIONS = 7
@@ -19,11 +20,12 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     chosen = _parser().parse_args(given)
     options = frame.Options(1 if chosen.quick else chosen.repetitions, chosen.quick, _say)
+    command = shlex.join(["python", "-m", "peftbench.bench", *given])
     out = chosen.out or (None if chosen.quick else OUT)
-    code = 0
+    code, state = 0, git_state(Path(__file__))
     for name in chosen.names or frame.names():
         try:
-            measured = frame.measure(name, options, shlex.join(["python", "-m", "peftbench.bench", *given]))
+            measured = frame.measure(name, options, command, state)
         except UserError as error:
             print(f"peftbench.bench: {name}: {error}", file=sys.stderr)
             code = 2

@@ -58,10 +58,12 @@ def find(name: str) -> Benchmark:
     return cast(Benchmark, importlib.import_module(f"{suite.__name__}.{name}"))
 
 
-def measure(name: str, options: Options, command: str) -> dict[str, Any]:
-    """Everything about one benchmark: its results, and what they were measured on, with and when."""
-    import torch
+def measure(name: str, options: Options, command: str, code: dict[str, Any]) -> dict[str, Any]:
+    """Everything about one benchmark: its results, and what they were measured on, with and when.
 
+    Args:
+        code: the state of the checkout before the first benchmark wrote its files into it.
+    """
     from peftbench.measuring import precision
     from peftbench.measuring.environment import describe
     from peftbench.run import quiet_libraries, resolve_device
@@ -69,8 +71,7 @@ def measure(name: str, options: Options, command: str) -> dict[str, Any]:
     benchmark = find(name)
     quiet_libraries()
     device = resolve_device("auto" if benchmark.ON_DEVICE else "cpu")
-    # Before the work: the state of the code is the one that was imported.
-    environment = describe(torch.device(device), precision.resolve("auto", device))
+    environment = {**describe(device, precision.resolve("auto", device)), **code}
     started = datetime.now(UTC)
     results = benchmark.run(options)
     return {

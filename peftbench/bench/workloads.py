@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -137,18 +135,3 @@ def compose(*overrides: str) -> RunConfig:
     register_plugins()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return load(hydra_compose("config", rewrite(overrides)))
-
-
-@contextmanager
-def nothing_collected() -> Iterator[None]:
-    """Everything that is alive is left alone by the garbage collector: it would be searched in someone's turn."""
-    import gc
-
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-

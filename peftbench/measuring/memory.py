@@ -10,12 +10,21 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import re
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
     import torch
+
+
+MADV_DONTNEED = 4
+MAPPING = re.compile(
+    r"^([0-9a-f]+)-([0-9a-f]+) .*\.safetensors(?: \(deleted\))?\n(?:\w+: .*\n)*?Anonymous: +0 kB$", re.MULTILINE
+)
+"""A mapped checkpoint (the file of random weights is deleted by then) of which no page was written, in smaps."""
 
 
 class PeakMemory:
@@ -81,6 +90,7 @@ def resident(device: torch.device) -> int | None:
     if device.type != "cpu":
         return None
     _trim()
+    _let_go_of_files()
     return _proc_status("VmRSS")
 
 
@@ -96,6 +106,23 @@ def _trim() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):
         return
+
+
+def _let_go_of_files() -> None:
+    """Take pages of mapped checkpoints out of the resident set; those that are needed come back by themselves.
+
+    Weights are mapped files. Quantizing reads all of them once, and the dense pages, which nothing needs any more and
+    the system would take back when short of memory, would stay in the resident set and count as the 4-bit base's (on
+    MiniLM 42 MiB). A mapping in which anything was written is left alone.
+    """
+    try:
+        mappings = MAPPING.finditer(Path("/proc/self/smaps").read_text())
+        advise = ctypes.CDLL(None).madvise
+    except (OSError, AttributeError):
+        return
+    for found in mappings:
+        start, end = (int(address, 16) for address in found.groups())
+        advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
 
 
 def _reset(device: torch.device) -> bool:

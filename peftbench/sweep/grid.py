@@ -54,18 +54,21 @@ def load(config: DictConfig) -> RunConfig:
     return RunConfig.load(OmegaConf.to_container(task, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
 
 
-def grid_points(
-    loader: ConfigLoaderImpl, master: DictConfig, params: Mapping[str, Any] | None, arguments: Sequence[str]
-) -> list[Point]:
-    """Every point of a grid, in the order written, duplicates dropped.
+Params = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+"""Axes of a sweep file: one grid, or a list of grids whose points follow each other."""
 
-    ``params`` are the sweep file's axes; an axis on the command line replaces the file's.
+
+def grid_points(loader: ConfigLoaderImpl, master: DictConfig, params: Params, arguments: Sequence[str]) -> list[Point]:
+    """Every point of a sweep, in the order written, duplicates dropped.
+
+    ``params`` are the sweep file's axes; an axis on the command line replaces the file's in every grid.
 
     Raises:
         UserError: an axis cannot be enumerated, or any point is wrong (all are checked before the first one runs).
     """
     points: dict[str, Point] = {}
-    for overrides in expand(parse(loader, params, arguments)):
+    grids = [params] if params is None or isinstance(params, Mapping) else params
+    for overrides in itertools.chain.from_iterable(expand(parse(loader, grid, arguments)) for grid in grids):
         config = loader.load_sweep_config(master, list(overrides))
         try:
             point = Point(load(config), command(master.hydra.job.config_name, overrides))

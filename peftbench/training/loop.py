@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from peftbench.measuring.curve import Curve
 from peftbench.measuring.throughput import StepMeter
 from peftbench.training.hooks import Hook
 from peftbench.training.optimizer import build_optimizer, build_schedule
@@ -81,15 +82,17 @@ class Loop:
         for hook in self.hooks:
             hook.start(optimizer, total)
         model.train()
-        losses = Losses()
+        losses, curve = Losses(), Curve(self.device)
         for step, batch in enumerate(itertools.islice(self._batches(), total)):
             meter.begin()
             losses.add(self._step(step, batch, optimizer))
             schedule.step()
             meter.end(batch.real_tokens, batch.computed_tokens, len(batch.rows))
-            self._log(step, total, losses, float(schedule.get_last_lr()[0]))
+            curve.add(batch.real_tokens)
+            self._log(step, total, losses, curve, float(schedule.get_last_lr()[0]))
             if self._validates(step, total):
                 trained.history.append(self._validate(step, losses))
+                curve.restart()
                 if all(hook.selectable(step) for hook in self.hooks):
                     best.offer(self.attached, trained.history[-1])
         best.restore(self.attached)
@@ -117,10 +120,10 @@ class Loop:
         optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
-    def _log(self, step: int, total: int, losses: Losses, lr: float) -> None:
+    def _log(self, step: int, total: int, losses: Losses, curve: Curve, lr: float) -> None:
         every = max(1, total // LOGGED_STEPS)
         logged = (step + 1) % every == 0 or self._validates(step, total)
-        figures = {"train/loss": losses.recent(step), "train/lr": lr} if logged else {}
+        figures = {"train/loss": losses.recent(step), "train/lr": lr, **curve.read()} if logged else {}
         self.report(step + 1, total, figures)
 
     def _validates(self, step: int, total: int) -> bool:

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from peftbench.measuring import memory
 from peftbench.measuring.memory import PeakMemory, resident
@@ -90,3 +92,28 @@ def test_cuda_counts_allocated_bytes():
     assert peak.bytes == pytest.approx(SIZE * 1.5, rel=0.01)
     assert peak.source == "cuda_allocated"
     del weights
+
+
+def test_pages_of_a_mapped_checkpoint_that_nothing_needs_do_not_count(tmp_path) -> None:
+    size = 64 * 2**20
+    save_file({"w": torch.ones(size // 4)}, tmp_path / "model.safetensors")
+    before = resident(CPU)
+    mapped = load_file(tmp_path / "model.safetensors")["w"]
+    assert float(mapped.sum()) == size / 4
+    assert abs(resident(CPU) - before) < size / 4
+    with PeakMemory(CPU, before) as memory:
+        assert float(mapped.sum()) == size / 4
+    assert memory.bytes > size * 0.9, "pages that the phase reads count"
+
+
+def test_letting_go_of_mapped_weights_changes_no_value(tmp_path) -> None:
+    save_file({"read": torch.arange(5000.0)}, tmp_path / "read.safetensors")
+    save_file({"written": torch.arange(5000.0)}, tmp_path / "written.safetensors")
+    with safe_open(tmp_path / "read.safetensors", "pt") as file:
+        read = file.get_tensor("read")
+    with safe_open(tmp_path / "written.safetensors", "pt") as file:
+        written = file.get_tensor("written")
+    written += 1
+    resident(CPU)
+    assert torch.equal(read, torch.arange(5000.0))
+    assert torch.equal(written, torch.arange(5000.0) + 1)

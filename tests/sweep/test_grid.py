@@ -41,6 +41,13 @@ def test_the_command_line_replaces_an_axis_of_the_sweep_file(loader) -> None:
     assert [(p.run.method.name, p.run.rank.value, p.run.seed) for p in found] == [("lora", 16, 5), ("hira", 16, 5)]
 
 
+def test_a_sweep_file_may_hold_several_grids(loader) -> None:
+    grids = [{"method": "lora", "trainer.lr": 0.001}, {"method": "hira,full", "trainer.lr": 0.01}]
+    found = points(loader, grids, "seed=0,1")
+    axes = [(p.run.method.name, p.run.trainer.lr, p.run.seed) for p in found]
+    assert axes == [(m, lr, s) for m, lr in (("lora", 0.001), ("hira", 0.01), ("full", 0.01)) for s in (0, 1)]
+
+
 def test_equal_points_are_one(loader) -> None:
     assert [p.run.method.name for p in points(loader, None, "method=full,lora", "rank=4,8")] == ["full", "lora", "lora"]
 

@@ -17,7 +17,7 @@ from peftbench.cli.paths import SWEEPS
 
 if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
-    from omegaconf import DictConfig
+    from omegaconf import DictConfig, ListConfig
 
 
 class SweepsSearchPath(SearchPathPlugin):
@@ -34,7 +34,7 @@ class SweepsSearchPath(SearchPathPlugin):
 class PeftbenchSweeper(Sweeper):
     """Expands, composes and checks all points first; then the engine carries them out, one process each."""
 
-    def __init__(self, params: DictConfig | None = None, **search: Any) -> None:
+    def __init__(self, params: DictConfig | ListConfig | None = None, **search: Any) -> None:
         """``search`` are the options that only a search has (``hydra/sweeper=optuna``); without them it is a grid."""
         self.params = params
         self.search = search

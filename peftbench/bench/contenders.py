@@ -1,0 +1,154 @@
+"""Who is timed: our methods as a run builds them, and PEFT's as its users build them.
+
+All have the same base network (same loader), adapted layers, rank, alpha, dropout (none), trained head, precision,
+attention implementation and optimizer, so that the method alone differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from peftbench import run
+from peftbench.bench.workloads import RANK, Case
+from peftbench.measuring.sizes import base_bytes
+from peftbench.methods import injection
+from peftbench.methods.base import Attached
+from peftbench.training.optimizer import build_optimizer
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+    from peftbench.models.base import Loaded
+    from peftbench.run import Context
+    from peftbench.tasks.base import Batch
+
+Build = Callable[[Case], tuple["Context", Attached]]
+Configure = Callable[[dict[str, Any]], "PeftConfig"]
+"""Makes a PEFT configuration of the fields that all of PEFT's methods share."""
+
+
+@dataclass
+class Contender:
+    """A model with its optimizer, ready to do steps."""
+
+    context: Context
+    attached: Attached
+    case: Case
+    batch: Batch
+    optimizer: torch.optim.Optimizer
+
+    def step(self) -> None:
+        """One optimizer step, in the order of `peftbench.training.loop.Loop`."""
+        with self.context.autocast():
+            loss = self.case.task.loss(self.attached.model, self.batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_((p for _, p in self.attached.trainable()), self.context.run.trainer.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def flops_per_token(self) -> float | None:
+        """FLOPs of one forward and backward pass a token, counted; None where an op has no known count."""
+        from peftbench.measuring.flops import flops_per_token
+
+        with self.context.autocast():
+            return flops_per_token(self.attached.model, self.batch, self.case.task.loss)
+
+    def frozen_linear_bytes(self) -> int:
+        """Memory of the base's linear layers (biases and 4-bit states too), bytes."""
+        return sum(
+            base_bytes(module, ())
+            for name, module in self.attached.model.named_modules()
+            # PEFT keeps a frozen copy of a head that it trains: no part of the base.
+            if isinstance(module, nn.Linear) and not module.weight.requires_grad and ".original_module" not in name
+        )
+
+
+def enter(case: Case, name: str) -> Contender:
+    """Build one of `CONTENDERS`, in train mode on the case's device."""
+    context, attached = CONTENDERS[name](case)
+    attached.model.train()
+    config: Any = attached.model.config
+    optimizer = build_optimizer(attached, context.run.trainer, context.device)
+    return Contender(context, attached, case, case.batch(config.vocab_size), optimizer)
+
+
+def _ours(method: str) -> Build:
+    def build(case: Case) -> tuple[Context, Attached]:
+        context = case.context(method)
+        return context, run.build(context, case.task)
+
+    return build
+
+
+def _peer(configure: Configure, *, four_bit: bool = False) -> Build:
+    def build(case: Case) -> tuple[Context, Attached]:
+        from peft import get_peft_model, prepare_model_for_kbit_training
+
+        context = case.context("lora")
+        loaded = _load(context, case, four_bit)
+        if four_bit:
+            prepare_model_for_kbit_training(loaded.model, use_gradient_checkpointing=False)
+        sites = injection.find_sites(loaded, case.targets)
+        # The head is named: by itself PEFT would leave DistilBERT's pre_classifier untrained.
+        common = {"r": RANK, "task_type": "SEQ_CLS", "target_modules": sites.targets}
+        config = configure({**common, "modules_to_save": list(loaded.head)})
+        model: Any = get_peft_model(loaded.model, config)
+        return context, Attached(model.to(context.device), loaded.head)
+
+    return build
+
+
+def _load(context: Context, case: Case, four_bit: bool) -> Loaded:
+    """The base network, by the loader and the seed that `peftbench.run.build` uses."""
+    where: dict[str, Any] = {"attn_implementation": context.attention}
+    if four_bit or context.device.type == "cuda":
+        where["device_map"] = {"": str(context.device)}
+    extra = _quantized(context, context.run.model.head(case.task)) if four_bit else {}
+    run.seed_everything(context.run.seed)
+    loaded = context.run.model.build(case.task, {**where, **extra})
+    context.record.base |= loaded.identity
+    run.seed_everything(context.run.seed)
+    return loaded
+
+
+def _quantized(context: Context, head: tuple[str, ...]) -> Mapping[str, Any]:
+    """QLoRA's settings, written out as a user of transformers writes them."""
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=context.dtype,
+        llm_int8_skip_modules=list(head),
+    )
+    return {"quantization_config": config}
+
+
+def _lora(common: dict[str, Any]) -> PeftConfig:
+    from peft import LoraConfig
+
+    return LoraConfig(lora_alpha=2 * RANK, **common)
+
+
+def _hira(common: dict[str, Any]) -> PeftConfig:
+    from peft import HiraConfig
+
+    return HiraConfig(**common)
+
+
+REFERENCE = "peft_lora"
+CONTENDERS: dict[str, Build] = {
+    REFERENCE: _peer(_lora),
+    "lora": _ours("lora"),
+    "peft_hira": _peer(_hira),
+    "hira": _ours("hira"),
+    "peft_qlora": _peer(_lora, four_bit=True),
+    "qlora": _ours("qlora"),
+}
+"""In the order in which they take their turns."""

@@ -1,0 +1,72 @@
+"""Ratios of one contender to another, and the bars that are set for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal
+
+Figure = Literal["ms", "memory_bytes", "frozen_linear_bytes", "flops_per_token"]
+Verdict = Literal["met", "not met", "not measured"]
+CaseResult = Mapping[str, Any]
+"""One case of the results of `peftbench.bench.suite.steps`."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound on the median over rounds of ``above / below``."""
+
+    text: str
+    figure: Figure
+    above: str
+    below: str
+    bound: float
+    at_least: bool = False
+    """Whether the ratio should reach the bound; otherwise it should not go beyond it."""
+    targets: tuple[str, ...] = ("attention", "all-linear")
+    devices: tuple[str, ...] = ("cpu", "cuda")
+
+    def concerns(self, case: CaseResult) -> bool:
+        """Whether it was set for such a case."""
+        return case["targets"] in self.targets and case["device"].partition(":")[0] in self.devices
+
+    def ratios(self, case: CaseResult) -> list[float] | None:
+        """Round by round; None where it was not measured."""
+        return ratios(case, self.figure, self.above, self.below)
+
+    def verdict(self, case: CaseResult) -> Verdict:
+        """What the measurement says, rounded nowhere."""
+        found = self.ratios(case)
+        if not found:
+            return "not measured"
+        value = median(found)
+        return "met" if (value >= self.bound if self.at_least else value <= self.bound) else "not met"
+
+
+GOALS = (
+    Goal("HiRA's step ≤ 1.05 × LoRA's (q/v)", "ms", "hira", "peft_lora", 1.05, targets=("attention",)),
+    Goal("HiRA's step ≤ 1.35 × LoRA's (all linear)", "ms", "hira", "peft_lora", 1.35, targets=("all-linear",)),
+    Goal("HiRA ≥ 1.6 × faster than PEFT's", "ms", "peft_hira", "hira", 1.6, at_least=True, targets=("all-linear",)),
+    Goal("HiRA's peak memory ≤ 1.05 × LoRA's", "memory_bytes", "hira", "peft_lora", 1.05),
+    Goal("QLoRA's step ≤ 1.2 × LoRA's (CPU)", "ms", "qlora", "peft_lora", 1.2, devices=("cpu",)),
+    Goal("QLoRA's step ≤ 1.3 × LoRA's (GPU)", "ms", "qlora", "peft_lora", 1.3, devices=("cuda",)),
+    Goal("QLoRA's linear layers ≤ 0.16 × fp32", "frozen_linear_bytes", "qlora", "peft_lora", 0.16),
+    Goal("QLoRA's peak memory ≤ LoRA's", "memory_bytes", "qlora", "peft_lora", 1.0),
+)
+
+
+def ratios(case: CaseResult, figure: Figure, above: str, below: str) -> list[float] | None:
+    """``above / below`` of one figure: within each round where it is timed, one value where it is counted."""
+    top, bottom = series(case, figure, above), series(case, figure, below)
+    if top is None or bottom is None:
+        return None
+    return [a / b for a, b in zip(top, bottom, strict=True)]
+
+
+def series(case: CaseResult, figure: Figure, name: str) -> list[float] | None:
+    """A contender's figure as measured: one value a round, or one in all; None where there is none."""
+    value = case["contenders"].get(name, {}).get(figure)
+    if value is None:
+        return None
+    return list(value) if isinstance(value, list) else [value]

@@ -1,0 +1,58 @@
+"""Peak training memory of each contender, in a process of its own: what one leaves behind is not another's."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+from peftbench.bench.workloads import TINY, Case
+
+STEPS = 3
+"""The optimizer's state is there from the first on; the others are for the allocator to settle."""
+
+
+def in_fresh_process(case: Case, name: str) -> dict[str, Any]:
+    """`peak`, in a new process.
+
+    Raises:
+        Exception: whatever it raised there.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["peftbench.sweep.preload"])
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        return pool.submit(peak, case, name).result()
+
+
+def peak(case: Case, name: str) -> dict[str, Any]:
+    """``bytes`` (peak above what the process used before the model was loaded) and ``source`` of some steps.
+
+    Loading itself is not part of it. The same contender first does its steps on a tiny network: otherwise libraries
+    that are paged in meanwhile would count, about as much for each, and bring all ratios closer to one.
+    """
+    from peftbench.bench.contenders import enter
+    from peftbench.measuring.clock import synchronize
+    from peftbench.measuring.memory import PeakMemory, resident
+    from peftbench.run import quiet_libraries
+
+    quiet_libraries()
+    device = torch.device(case.device)
+    _steps(replace(case, workload=TINY), name)
+    baseline = resident(device)
+    contender = enter(case, name)
+    with PeakMemory(device, baseline) as memory:
+        for _ in range(STEPS):
+            contender.step()
+        synchronize(device)
+    return {"bytes": memory.bytes, "source": memory.source}
+
+
+def _steps(case: Case, name: str) -> None:
+    from peftbench.bench.contenders import enter
+
+    contender = enter(case, name)
+    for _ in range(STEPS):
+        contender.step()

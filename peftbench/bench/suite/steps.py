@@ -1,0 +1,189 @@
+"""How long an optimizer step takes: our methods and PEFT's against PEFT's plain LoRA, interleaved."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from peftbench.bench import markdown
+from peftbench.bench.frame import Options
+from peftbench.bench.goals import GOALS, Figure, ratios, series
+
+ON_DEVICE = True
+WARMUP = 3
+QUICK_WARMUP = 1
+GPU_STEPS = 20
+"""Timed steps of a turn on a GPU, where they are short."""
+MIB = 2**20
+TARGETS = {"attention": "q/v", "all-linear": "all linear layers"}
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Every workload with each set of targets; memory is measured unless quick (a process for each contender)."""
+    from peftbench.bench.workloads import LEARNING_RATE, RANK, Case, workloads
+    from peftbench.bench.workloads import TARGETS as targets
+    from peftbench.run import resolve_device
+
+    device = resolve_device("auto")
+    warmup = QUICK_WARMUP if options.quick else WARMUP
+    cases = [Case(workload, which, str(device)) for workload in workloads(options.quick) for which in targets]
+    return {
+        "rounds": options.repetitions,
+        "warmup_steps": warmup,
+        "rank": RANK,
+        "learning_rate": LEARNING_RATE,
+        "cases": [_case(case, warmup, options) for case in cases],
+    }
+
+
+def _case(case: Any, warmup: int, options: Options) -> dict[str, Any]:
+    from peftbench.bench.contenders import CONTENDERS
+
+    workload = case.workload
+    on_gpu = case.device.startswith("cuda") and not options.quick
+    result: dict[str, Any] = {
+        "workload": workload.name,
+        "model": list(workload.model),
+        "targets": case.targets,
+        "device": case.device,
+        "batch_size": workload.batch_size,
+        "length": workload.length,
+        "steps_per_turn": GPU_STEPS if on_gpu else workload.steps_per_turn,
+        "contenders": {name: {} for name in CONTENDERS},
+    }
+    _time(case, result, warmup, options)
+    if not options.quick:
+        _memory(case, result, options)
+    return result
+
+
+def _time(case: Any, result: dict[str, Any], warmup: int, options: Options) -> None:
+    """Fill in times and counts; a contender that cannot do a step here has an ``error`` instead."""
+    import torch
+
+    from peftbench.bench.contenders import Contender, enter
+    from peftbench.bench.timing import interleave
+    from peftbench.measuring.clock import synchronize
+    from peftbench.measuring.sizes import parameter_counts
+
+    racing: dict[str, Contender] = {}
+    for name, entry in result["contenders"].items():
+        options.say(f"steps: {result['workload']}, {case.targets}: building {name}")
+        try:
+            contender = enter(case, name)
+            contender.step()
+            entry["flops_per_token"] = contender.flops_per_token()
+        except Exception as error:  # a peer that fails here is a finding, the others are measured all the same
+            entry["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            continue
+        entry["trainable"] = parameter_counts(contender.attached)["params/trainable"]
+        entry["frozen_linear_bytes"] = contender.frozen_linear_bytes()
+        result |= {"base": dict(contender.context.record.base), "attention": contender.context.attention}
+        racing[name] = contender
+    options.say(f"steps: {result['workload']}, {case.targets}: {options.repetitions} rounds")
+    device = torch.device(case.device)
+    turns = interleave(
+        {name: contender.step for name, contender in racing.items()},
+        options.repetitions,
+        result["steps_per_turn"],
+        warmup=warmup,
+        wait=lambda: synchronize(device),
+    )
+    result["order"] = [list(turn) for turn in turns.order]
+    for name, times in turns.ms.items():
+        result["contenders"][name]["ms"] = times
+
+
+def _memory(case: Any, result: dict[str, Any], options: Options) -> None:
+    """Fill in peak memory, contender by contender."""
+    from peftbench.bench.memory import in_fresh_process
+
+    for name, entry in result["contenders"].items():
+        if "error" in entry:
+            continue
+        options.say(f"steps: {result['workload']}, {case.targets}: memory of {name}")
+        try:
+            found = in_fresh_process(case, name)
+        except Exception as error:
+            entry["memory_error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            continue
+        entry["memory_bytes"], result["memory_source"] = found["bytes"], found["source"]
+
+
+def page(results: dict[str, Any]) -> str:
+    """Goals first, then a table for each case."""
+    intro = (
+        f"A step is forward, backward, clipping and fused AdamW, rank {results['rank']}, no dropout in the adapters. "
+        f"All contenders of a table are alive in one process and take turns, {results['rounds']} round(s) after "
+        f"{results['warmup_steps']} warm-up step(s) each; a turn begins with an untimed step. A ratio is taken within "
+        "each round; shown is the median over rounds, and from the smallest to the largest. PEFT's QLoRA is prepared "
+        "with `prepare_model_for_kbit_training(use_gradient_checkpointing=False)`: the others do not recompute either. "
+        "PEFT's are told the same layers and the same head that ours train. FLOPs are counted op by op; peak memory is "
+        "that of training steps in a process of each contender's own, above what the process used before it loaded the "
+        "model, mapped weights that no step reads left out."
+    )
+    return "\n\n".join([intro, "## Goals", _goals(results["cases"]), *(_section(case) for case in results["cases"])])
+
+
+def _goals(cases: list[dict[str, Any]]) -> str:
+    rows = []
+    for goal in GOALS:
+        for case in cases:
+            if goal.concerns(case):
+                found = goal.ratios(case)
+                figures = [markdown.ratio(found), markdown.spread(found), goal.verdict(case)]
+                rows.append([goal.text, _name(case), *figures])
+    return markdown.table(["Goal", "Where", "Measured", "From–to", "Verdict"], rows)
+
+
+def _name(case: dict[str, Any]) -> str:
+    return f"{case['workload']}, {TARGETS[case['targets']]}"
+
+
+def _section(case: dict[str, Any]) -> str:
+    base = case.get("base", {})
+    weights = "random weights" if base.get("random_weights", True) else f"the weights of {base['id']}"
+    shape = "" if case["model"] == ["model=minilm"] else f" (`{' '.join(case['model'])}`)"
+    facts = (
+        f"{weights}{shape}, batch {case['batch_size']} × {case['length']} tokens, no padding, "
+        f"{case['steps_per_turn']} timed step(s) a turn, attention: {case.get('attention', markdown.NOTHING)}, "
+        f"memory: {case.get('memory_source') or 'not measured'}"
+    )
+    columns = ["", "ms/step", "× LoRA", "From–to", "MFLOP/token", "× LoRA", "Peak MiB", "× LoRA", "Trained"]
+    rows = [_row(case, name) for name in case["contenders"]]
+    failed = [f"- {_label(name)}: {error}" for name, error in _errors(case)]
+    return "\n\n".join(
+        [f"## {_name(case)}", facts, markdown.table(columns, rows), *(["\n".join(failed)] * bool(failed))]
+    )
+
+
+def _row(case: dict[str, Any], name: str) -> list[str]:
+    entry = case["contenders"][name]
+    times, flops, memory = (series(case, figure, name) for figure in ("ms", "flops_per_token", "memory_bytes"))
+    steps = ratios(case, "ms", name, "peft_lora")
+    return [
+        _label(name),
+        f"{median(times):.1f}" if times else markdown.NOTHING,
+        markdown.ratio(steps),
+        markdown.spread(steps),
+        f"{flops[0] / 1e6:.2f}" if flops else markdown.NOTHING,
+        _to_lora(case, "flops_per_token", name),
+        f"{memory[0] / MIB:.0f}" if memory else markdown.NOTHING,
+        _to_lora(case, "memory_bytes", name),
+        f"{entry['trainable']:,}" if "trainable" in entry else markdown.NOTHING,
+    ]
+
+
+def _to_lora(case: dict[str, Any], figure: Figure, name: str) -> str:
+    return markdown.ratio(ratios(case, figure, name, "peft_lora"))
+
+
+def _label(name: str) -> str:
+    kind = {"lora": "LoRA", "hira": "HiRA", "qlora": "QLoRA"}[name.removeprefix("peft_")]
+    peer = "PEFT + bitsandbytes" if name == "peft_qlora" else "PEFT"
+    return f"{kind}, {peer if name.startswith('peft_') else 'ours'}"
+
+
+def _errors(case: dict[str, Any]) -> list[tuple[str, str]]:
+    found = [(name, entry.get("error") or entry.get("memory_error")) for name, entry in case["contenders"].items()]
+    return [(name, error) for name, error in found if error]

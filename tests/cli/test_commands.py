@@ -1,0 +1,92 @@
+"""The command as a person types it: exit codes, one sentence, no traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def peftbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "peftbench", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rank=0"], "rank.value"),
+        (["trainer.lrr=1"], "did you mean lr?"),
+        (["methd=lora"], "did you mean method?"),
+        (["method=foo"], "available options in 'method' are adalora"),
+        (["sparsity.ratio=0.7"], "sparsity=magnitude"),
+        (["method=sparse_lora", "sparsity.ratio=1.5"], "write sparsity=none for a dense adapter"),
+        (["method=full", "rank=8"], "leave rank out"),
+        (["dataset.path=/nowhere"], "no such file or folder"),
+        (["-cn", "nosuch"], "nosuch"),
+        (["-m", "rank=4,0"], "at the point rank.value=0"),
+        (["nonsense"], "nonsense"),
+        (["rank=4,x"], "rank"),
+    ],
+)
+def test_a_wrong_command_is_one_sentence_and_exit_code_2(arguments: list[str], said: str, tmp_path: Path) -> None:
+    done = peftbench(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+    assert not list(tmp_path.iterdir()), "nothing is written for a command that cannot be carried out"
+
+
+def test_what_cannot_be_combined_is_skipped_with_exit_code_2(tmp_path: Path) -> None:
+    done = peftbench("method=lora", "sparsity=magnitude", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "write method=sparse_lora" in done.stdout
+
+
+def test_a_dry_run_lists_the_points_and_runs_none(tmp_path: Path) -> None:
+    done = peftbench("-m", "method=lora,full", "rank=4,8", "engine.dry_run=true", cwd=tmp_path)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("sweep default: 3 points, 3 to run")
+    assert [line.split()[0] for line in lines[1:]] == ["run"] * 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_data_fails_before_any_training(tmp_path: Path, sentences: Path) -> None:
+    common = ["dataset=text", "model=tiny", "tracker=none"]
+    cases = {
+        "empty.csv": ("text,label\n", "empty"),
+        "one.csv": ("text,label\n" + "".join(f"word {i},1\n" for i in range(30)), "one class"),
+        "other.csv": ("sentence,label\ngood,1\n", "sentence"),
+    }
+    for name, (text, said) in cases.items():
+        path = tmp_path / name
+        path.write_text(text)
+        done = peftbench(*common, f"dataset.path={path}", f"sweep={path.stem}", cwd=tmp_path)
+        assert done.returncode == 1, name
+        assert said in done.stdout.lower(), (name, done.stdout)
+        (record,) = (tmp_path / "outputs" / path.stem).glob("*/record.json")
+        assert '"step"' not in record.read_text()
+
+
+def test_a_corrupt_weights_file_is_said(tmp_path: Path, sentences: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    from peftbench.models.random import Random
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    folder = tmp_path / "weights"
+    BertModel(BertConfig(vocab_size=261, **sizes)).save_pretrained(folder)
+    shape = {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 16, "vocab_size": 261}
+    Random(name="t", architecture="bert", max_positions=64, init_seed=0, **shape).tokenizer().save_pretrained(folder)
+    run = ["dataset=text", f"dataset.path={sentences}", "model=bert", f"model.path={folder}", "tracker=none"]
+    run += ["dataset.max_length=32", "trainer.max_steps=2"]
+    assert peftbench(*run, "sweep=whole", cwd=tmp_path).returncode == 0
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    done = peftbench(*run, "sweep=torn", "seed=1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"model.path={folder}: the files there cannot be loaded" in done.stdout

