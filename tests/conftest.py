@@ -3,42 +3,16 @@
 from __future__ import annotations
 
 import os
-import random
 from pathlib import Path
 
 import pytest
+from support import CONF, write_sentences
 
 # Two cores are shared by the tests: threads that wait for each other by spinning would only be in the way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-ROOT = Path(__file__).resolve().parent.parent
-CONF = ROOT / "conf"
-SWEEPS = ROOT / "sweeps"
-SHARED = ROOT.parent / "shared" / "data"
-
-GOOD = ("good", "great", "fine", "superb", "lovely")
-BAD = ("bad", "awful", "dull", "poor", "weak")
-
-
-def options(group: str) -> list[str]:
-    """Names of all options of a config group."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def write_sentences(path: Path, count: int = 160, seed: int = 0) -> Path:
-    """A CSV of ``count`` distinct sentences with a label that one word of each gives away."""
-    rng = random.Random(seed)
-    lines = ["text,label"]
-    for index in range(count):
-        label = index % 2
-        word = rng.choice(GOOD if label else BAD)
-        fill = " ".join(rng.choice(("film", "plot", "cast", "scene", "score")) for _ in range(rng.randint(1, 6)))
-        lines.append(f"{fill} {word} {index},{label}")
-    path.write_text("\n".join(lines) + "\n")
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from conftest import options
+from support import options
 
 from peftbench.config import RunConfig
 from peftbench.errors import UserError

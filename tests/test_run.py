@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, options
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from support import ROOT, options
 
 from peftbench.record import Record
 from peftbench.run import execute, resolve_device

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import CONF, ROOT, SWEEPS
+from support import CONF, ROOT, SWEEPS
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import CONF, SWEEPS
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
+from support import CONF, SWEEPS
 
 from peftbench.cli.paths import register_plugins
 from peftbench.errors import UserError

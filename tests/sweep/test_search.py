@@ -15,11 +15,11 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
-from conftest import CONF, SWEEPS
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
+from support import CONF, SWEEPS
 
 from peftbench.cli.overrides import rewrite
 from peftbench.cli.paths import register_plugins
@@ -85,7 +85,7 @@ class Runner:
 def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     fake = Runner()
     monkeypatch.setattr(engine, "carry_out_point", fake)
-    monkeypatch.setattr(command, "_show", lambda folder: None)
+    monkeypatch.setattr(command, "show", lambda folder: None)
     return fake
 
 
