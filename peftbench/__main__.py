@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import hydra
@@ -29,6 +30,8 @@ def compose(config: DictConfig) -> None:
 def main() -> None:
     """Compose, check, carry out; exit with 0 (all ok), 1 (a run was not), 2 (wrong input) or 130 (interrupted)."""
     register_plugins()
+    # Ended politely, the engine ends its run and writes what became of it, as on Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Hydra then raises its errors instead of printing them, and they can be said in one sentence.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
