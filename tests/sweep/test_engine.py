@@ -39,7 +39,7 @@ def test_done_points_are_not_run_again(point, monkeypatch) -> None:
     monkeypatch.setattr(engine, "carry_out_point", lambda *_: pytest.fail("it was run again"))
     assert carry_out_plan(Plan.of([chosen])) == first
     assert Plan.of([point("engine.rerun=true")]).todo
-    assert Plan.of([point("trainer.lr=1e-3")]).todo
+    assert Plan.of([point("trainer.lr=2e-3")]).todo
 
 
 def test_an_impossible_point_is_a_skipped_record_without_a_process(point, monkeypatch) -> None:
