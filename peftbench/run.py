@@ -21,7 +21,9 @@ from peftbench.measuring.flops import flops_per_token
 from peftbench.measuring.inference import profile_inference
 from peftbench.measuring.memory import PeakMemory, resident
 from peftbench.measuring.sizes import base_bytes, file_bytes, parameter_counts
+from peftbench.models.frozen import hold_in
 from peftbench.sparsity.compact import DENSE_FILE, compact_folder, expand_folder, sparsity_of
+from peftbench.training import dropout
 from peftbench.training.loop import Loop, Trained
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ class Context:
         asked = self.run.trainer.attention
         if asked != "auto":
             return asked
-        return "eager" if self.device.type == "cpu" and self.dtype == torch.bfloat16 else "sdpa"
+        return dropout.ATTENTION if self.device.type == "cpu" else "sdpa"
 
     def autocast(self) -> Any:
         """The precision that every forward pass runs in."""
@@ -132,18 +134,22 @@ def build(context: Context, task: Task) -> Attached:
     context.on_progress("loading", 0, 0)
     with context.clock("load"):
         seed_everything(run.seed)
+        dropout.register_attention()
         where: dict[str, Any] = {"attn_implementation": context.attention}
         if context.device.type == "cuda":
             where["device_map"] = {"": str(context.device)}
         extra = run.method.load_kwargs(run, run.model.head(task), context.dtype)
         loaded = run.model.build(task, {**where, **extra})
         record.base |= loaded.identity | {"targets": list(loaded.targets), "head": list(loaded.head)}
-        record.metrics["size/base_bytes"] = base_bytes(loaded.model, loaded.head)
+        size = base_bytes(loaded.model, loaded.head)
         seed_everything(run.seed)
         attached = run.method.attach(loaded, run)
+        record.metrics["size/base_bytes"] = size - hold_in(attached.model, context.dtype)
         attached.model.to(context.device)
         if run.trainer.gradient_checkpointing:
             attached.model.gradient_checkpointing_enable()  # type: ignore[operator]
+        elif context.device.type == "cpu":
+            dropout.install(attached.model)
     return attached
 
 
@@ -261,8 +267,9 @@ def resolve_device(name: str) -> torch.device:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch (all devices)."""
+    """Seed Python, NumPy, torch (all devices) and our own dropout."""
     random.seed(seed)
+    dropout.Bits.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
