@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from peftbench.data.base import TextData
     from peftbench.methods.base import Attached
     from peftbench.record import Record
-    from peftbench.sweep.process import OnProgress
+    from peftbench.sweep.child import OnProgress
     from peftbench.tasks.base import Encoded, Task
 
 ADAPTER = "adapter"

@@ -10,6 +10,8 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import optuna
@@ -28,6 +30,7 @@ from peftbench.errors import UserError
 from peftbench.record import Record, read, read_sweep
 from peftbench.sweep import command, engine, search
 from peftbench.sweep.grid import Point, load, parse
+from peftbench.sweep.progress import Progress
 from peftbench.sweep.search_options import SearchOptions, figures_of
 from peftbench.sweep.search_result import best_trials
 from peftbench.sweep.search_space import Choice, Number, Space
@@ -52,21 +55,42 @@ def space(loader):
 
 
 class Runner:
-    """In place of `engine.carry_out_point`: figures by formula; may kill its process or fail at given calls."""
+    """In place of `engine.runner`: figures by formula; may kill its process or fail at given calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.slots = 1
+        self.at_work: list[Point] = []
+        self.most = 0
         self.kill_at: int | None = None
         self.interrupt_at: int | None = None
         self.status = lambda run: "ok"
 
-    def __call__(self, point, worker, progress) -> Record:
+    @contextmanager
+    def __call__(self, points, total):
+        self.at_work = []
+        self.progress = Progress(total)
+        yield self
+
+    @property
+    def free(self) -> bool:
+        return len(self.at_work) < self.slots
+
+    def submit(self, point) -> None:
+        self.at_work.append(point)
+        self.most = max(self.most, len(self.at_work))
+
+    def wait(self) -> list[Record]:
+        """The one that was submitted last ends first."""
+        return [self.carry_out(self.at_work.pop())]
+
+    def carry_out(self, point) -> Record:
         self.calls.append(point.run.run_id)
         if len(self.calls) == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if len(self.calls) == self.interrupt_at:
             raise KeyboardInterrupt
-        run, record = point.run, engine.blank_record(point, engine.datetime.now(engine.UTC))
+        run, record = point.run, engine.blank_record(point, datetime.now(UTC))
         record.status = self.status(run)
         accuracy = 0.9 - (math.log10(run.trainer.lr) + 3) ** 2 / 20 + (run.method.name == "hira") / 100
         accuracy += math.log2(run.rank.value) / 100
@@ -84,7 +108,7 @@ class Runner:
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     fake = Runner()
-    monkeypatch.setattr(engine, "carry_out_point", fake)
+    monkeypatch.setattr(engine, "runner", fake)
     monkeypatch.setattr(command, "show", lambda folder: None)
     return fake
 
@@ -320,6 +344,23 @@ def test_a_point_sampled_twice_runs_once(start, runner, quick, tmp_path) -> None
     assert len(counted(study_in(tmp_path))) == 12
     assert sorted(runner.calls) == sorted(set(runner.calls))
     assert len(runner.calls) <= 4
+
+
+def test_trials_side_by_side_reach_the_same_total(start, runner, quick, tmp_path) -> None:
+    runner.slots = 3
+    assert start(*SPACE, n_trials=10) == 0
+    assert runner.most == 3, "a free slot is given the next trial at once"
+    assert len(counted(study_in(tmp_path))) == 10
+    assert len(set(runner.calls)) == len(list(read_sweep(tmp_path / "s"))) == 10
+
+
+def test_a_point_at_work_is_not_started_twice(start, runner, quick, tmp_path) -> None:
+    runner.slots = 8
+    assert start("method=lora,hira", n_trials=6, sampler="random") == 0
+    assert sorted(runner.calls) == sorted(set(runner.calls))
+    trials = counted(study_in(tmp_path))
+    assert len(trials) == 6
+    assert all(trial.values for trial in trials)
 
 
 def test_a_failed_run_is_a_failed_trial_and_the_search_goes_on(start, runner, quick, tmp_path) -> None:
