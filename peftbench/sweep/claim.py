@@ -65,7 +65,12 @@ class Claim:
 
 
 def tidy(sweep: Path) -> None:
-    """Remove the folder of claims if nobody has any."""
+    """Remove the files of claims that nobody has any more (their engine was killed), and the folder with the last."""
+    for path in (sweep / FOLDER).glob("*"):
+        with suppress(OSError), path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(path, file.fileno()):
+                path.unlink()
     with suppress(OSError):
         (sweep / FOLDER).rmdir()
 

@@ -17,6 +17,7 @@ from peftbench.errors import UserError
 from peftbench.record import Record
 from peftbench.sweep import command, engine, search_result
 from peftbench.sweep.grid import Point, load, parse
+from peftbench.sweep.process import Launcher
 from peftbench.sweep.search_options import SearchOptions
 from peftbench.sweep.search_space import Space
 from peftbench.sweep.search_study import counted, opened, sampler
@@ -59,13 +60,19 @@ def carry_out(
         _search(settings, space, compose, points)
 
 
-def _search(settings: SearchOptions, space: Space, compose: Compose, points: Sequence[Point]) -> None:
+def _search(
+    settings: SearchOptions,
+    space: Space,
+    compose: Compose,
+    points: Sequence[Point],
+    launcher: Launcher | None = None,
+) -> None:
     run, folder = points[0].run, points[0].folder.parent
     with opened(settings, folder, run.sweep, _identity(settings, space, points)) as study:
         todo = max(0, settings.n_trials - len(counted(study)))
         print(f"{len(counted(study))} trials done already, {todo} to run", flush=True)
         try:
-            with engine.runner(points, todo) as runner:
+            with engine.runner(points, todo, launcher=launcher) as runner:
                 Search(study, settings, space, compose, runner).run()
         finally:
             command.show(folder)

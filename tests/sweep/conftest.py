@@ -9,6 +9,13 @@ import pytest
 
 from peftbench.sweep.grid import Point
 
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The long run only where it is asked for: ``pytest -m soak``, as ``make soak`` does."""
+    if "soak" not in config.option.markexpr:
+        items[:] = [item for item in items if "soak" not in item.keywords]
+
+
 HERE = Path(__file__).parent
 
 

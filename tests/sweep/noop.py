@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -15,13 +17,19 @@ import peftbench.sparsity.base
 import peftbench.sweep.child  # noqa: F401
 from peftbench.sweep.orphans import end_with_parent
 
-end_with_parent()  # as in peftbench.sweep.preload: this module is what the fork server of the tests imports
+if "pytest" not in sys.modules:
+    end_with_parent()  # as in peftbench.sweep.preload: this module is what the fork server of the tests imports
+
+FAULT = "NOOP_FAULT"
+"""Environment variable: JSON with ``seed`` (of the run that is hit), ``kind`` and ``engine`` (its process id)."""
 
 
 def execute(run, folder: Path, record, on_progress) -> None:
     """End as ``run.dataset.text_column`` says, which no such run reads; leave a trace of every start."""
     with (folder / "starts").open("a") as file:
         file.write(f"{os.getpid()}\n")
+    _mark_overlap(folder)
+    _arm(run.seed)
     on_progress("training", 1, 2)
     how, _, value = run.dataset.text_column.partition(":")
     match how:
@@ -47,5 +55,39 @@ def execute(run, folder: Path, record, on_progress) -> None:
                 if os.fork() == 0:
                     time.sleep(600)
             time.sleep(float(value))
-    record.metrics = {"quality/accuracy": 0.5, "cores": len(os.sched_getaffinity(0))}
+    record.metrics = {"quality/accuracy": 0.5, "noop/seed": run.seed, "cores": len(os.sched_getaffinity(0))}
     record.environment["gpu"] = os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def _mark_overlap(folder: Path) -> None:
+    """Leave ``overlap`` where two processes are at one point."""
+    at_work = folder / "at_work"
+    if at_work.exists() and Path(f"/proc/{at_work.read_text()}").exists():
+        (folder / "overlap").touch()
+    at_work.write_text(str(os.getpid()))
+
+
+def _arm(seed: int) -> None:
+    """Prepare the fault that this run was chosen for."""
+    fault = json.loads(os.environ.get(FAULT, "null"))
+    if fault is None or fault["seed"] != seed:
+        return
+    match fault["kind"]:
+        case "disk":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        case "kill-run-in-write":
+            kill_in_write(os.getpid())
+        case "kill-engine-in-write":
+            kill_in_write(fault["engine"])
+
+
+def kill_in_write(pid: int) -> None:
+    """From now on, kill ``pid`` when a record is written and not yet renamed."""
+    held = os.replace
+
+    def replace(source, target) -> None:
+        if str(target).endswith("record.json"):
+            os.kill(pid, signal.SIGKILL)
+        held(source, target)
+
+    os.replace = replace
