@@ -152,7 +152,7 @@ def train(context: Context, data: Data, attached: Attached) -> Trained:
     run, record = context.run, context.record
 
     def report(step: int, total: int, figures: dict[str, float]) -> None:
-        context.on_progress("training", step, total)
+        context.on_progress("training", step, total, figures)
         if figures:
             run.tracker.log(step, figures)
 

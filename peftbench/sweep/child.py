@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pkgutil
 import signal
@@ -16,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftbench.errors import Skip, UserError
+from peftbench.errors import Pruned, Skip, UserError
 from peftbench.record import Record, Status
 from peftbench.sweep.orphans import end_with_parent
 from peftbench.sweep.outcome import LOG, blank_record, log_tail, traceback_of
@@ -25,8 +26,11 @@ from peftbench.sweep.slots import Slot
 if TYPE_CHECKING:
     from peftbench.sweep.grid import Point
 
-OnProgress = Callable[[str, int, int], None]
-"""Called with (phase, steps done, steps in all)."""
+OnProgress = Callable[..., None]
+"""Called with (phase, steps done, steps in all) and, while training, with the figures of the step (may be none)."""
+Judge = Callable[[int, dict[str, float]], str | None]
+"""Why a run should be ended early, after its n-th validation (from 1) with these figures; None: it goes on."""
+VALIDATION = "validation/"
 REPORTS_PER_SECOND = 5.0
 EXECUTE = "peftbench.run:execute"
 
@@ -40,6 +44,8 @@ class Job:
     jobs: int = 1
     """Runs that go on at a time."""
     attempt: int = 1
+    judged: bool = False
+    """Whether somebody decides after each validation if the run goes on."""
     execute: str = EXECUTE
     """``module:function`` of what a run is; see `peftbench.run.execute`."""
 
@@ -68,7 +74,8 @@ def main(job: Job, connection: Connection, claim: Any) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     job.slot.occupy()
     try:
-        carry_out(job, _Throttled(connection))
+        progress: OnProgress = _Throttled(connection)
+        carry_out(job, judging(_judge(connection), progress) if job.judged else progress)
     except OSError as error:
         connection.send(f"the record cannot be written ({error.strerror})")
         raise
@@ -93,16 +100,18 @@ def carry_out(job: Job, on_progress: OnProgress) -> Record:
     point = job.point
     record = blank_record(point, datetime.now(UTC))
     record.environment |= job.circumstances
+    reports = _Reports(on_progress)
     tracker = point.run.tracker
     try:
         execute = pkgutil.resolve_name(job.execute)
         tracker.start(point.run, point.folder)
-        execute(point.run, point.folder, record, on_progress)
+        execute(point.run, point.folder, record, reports)
         record.status = "ok"
     except (Exception, SystemExit) as error:
         record.status, record.reason, record.traceback = classify(error)
         print(record.traceback or record.reason, file=sys.stderr, flush=True)
         record.log_tail = log_tail(point.folder)
+        record.history = record.history or reports.history
     record.ended = datetime.now(UTC).isoformat()
     record.write(point.folder)
     tracker.finish(record, point.folder)
@@ -114,6 +123,8 @@ def classify(error: BaseException) -> tuple[Status, str, str | None]:
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Skip):
         return "skipped", reason, None
+    if isinstance(error, Pruned):
+        return "pruned", reason, None
     if isinstance(error, UserError):
         return "failed", reason, None
     kind: Status = "oom" if _is_out_of_memory(error) else "failed"
@@ -126,6 +137,42 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return name in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)
 
 
+@dataclass
+class _Reports:
+    """Passes progress on, and keeps the validation figures of a run that may not come to its end."""
+
+    on_progress: OnProgress
+    history: list[dict[str, float | int]] = field(default_factory=list)
+
+    def __call__(self, phase: str, done: int, total: int, figures: dict[str, float] | None = None) -> None:
+        if validated := {name: value for name, value in (figures or {}).items() if name.startswith(VALIDATION)}:
+            self.history.append({"step": done, **validated})
+        self.on_progress(phase, done, total, validated)
+
+
+def judging(judge: Judge, on_progress: OnProgress) -> OnProgress:
+    """Progress as it is, and after each validation the judge is asked; its reason ends the run."""
+    count = itertools.count(1)
+
+    def judged(phase: str, done: int, total: int, figures: dict[str, float] | None = None) -> None:
+        on_progress(phase, done, total)
+        if figures and (reason := judge(next(count), figures)) is not None:
+            raise Pruned(reason)
+
+    return judged
+
+
+def _judge(connection: Connection) -> Judge:
+    """The engine's judgement, asked from the process of a run."""
+
+    def ask(index: int, figures: dict[str, float]) -> str | None:
+        connection.send((index, figures))
+        reason: str | None = connection.recv()
+        return reason
+
+    return ask
+
+
 class _Throttled:
     """Sends progress a few times a second, and the first and last of each phase always."""
 
@@ -133,7 +180,7 @@ class _Throttled:
         self._connection = connection
         self._last: tuple[str, float] = ("", 0.0)
 
-    def __call__(self, phase: str, done: int, total: int) -> None:
+    def __call__(self, phase: str, done: int, total: int, figures: dict[str, float] | None = None) -> None:
         now = time.monotonic()
         if phase == self._last[0] and done < total and now - self._last[1] < 1 / REPORTS_PER_SECOND:
             return

@@ -11,6 +11,7 @@ from statistics import mean
 
 from peftbench.errors import UserError
 from peftbench.record import Record, read
+from peftbench.sweep.child import Judge
 from peftbench.sweep.claim import Claim
 from peftbench.sweep.grid import Point
 from peftbench.sweep.outcome import blank_record, finish, is_interrupted
@@ -165,6 +166,7 @@ class Runner:
         self._pool = pool
         self._before = before
         self._todo: deque[Point] = deque()
+        self._judges: dict[str, Judge] = {}
         self._elsewhere: list[Point] = []
         self._found: list[Record] = []
         self.progress = progress
@@ -179,8 +181,10 @@ class Runner:
         """Whether there is a record to wait for."""
         return bool(self._todo or self._elsewhere or self._found or self._pool.busy)
 
-    def submit(self, point: Point) -> None:
-        """Carry out a point, now or when there is room."""
+    def submit(self, point: Point, judge: Judge | None = None) -> None:
+        """Carry out a point, now or when there is room; ``judge`` decides after each validation if it goes on."""
+        if judge is not None:
+            self._judges[point.run.run_id] = judge
         self._todo.append(point)
         self._fill()
 
@@ -218,4 +222,4 @@ class Runner:
             claim.release()
             self._found.append(held)
         else:
-            self._pool.start(point, claim)
+            self._pool.start(point, claim, self._judges.get(point.run.run_id))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from typing import Self
 from peftbench.errors import UserError
 from peftbench.record import FILE, Record, Status, read
 from peftbench.sweep import outcome
-from peftbench.sweep.child import Job
+from peftbench.sweep.child import Job, Judge
 from peftbench.sweep.claim import Claim, tidy
 from peftbench.sweep.grid import Point
 from peftbench.sweep.interrupts import Interrupts
@@ -32,6 +32,7 @@ FINE = ("ok", "skipped", "pruned")
 class _Run:
     job: Job
     claim: Claim
+    judge: Judge | None = None
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     deadline: float = float("inf")
     process: Process | None = None
@@ -93,14 +94,17 @@ class Pool:
         """Whether there is a record to wait for."""
         return bool(self._runs or self._ended)
 
-    def start(self, point: Point, claim: Claim) -> None:
+    def start(self, point: Point, claim: Claim, judge: Judge | None = None) -> None:
         """Start a run of a claimed point in a free slot; the claim is released with its end.
+
+        Args:
+            judge: decides after each validation whether the run goes on.
 
         Raises:
             UserError: its folder cannot be written.
         """
-        job = Job(point, self._free.pop(), len(self._slots), 1, self._launcher.execute)
-        self._launch(_Run(job, claim))
+        job = Job(point, self._free.pop(), len(self._slots), 1, judge is not None, self._launcher.execute)
+        self._launch(_Run(job, claim, judge))
 
     def wait(self, seconds: float | None = None) -> list[Record]:
         """Records of runs that have ended; waits for the first one, at most ``seconds``.
@@ -137,8 +141,8 @@ class Pool:
         self._progress.begin(run_id)
         if (timeout := run.point.run.engine.timeout) is not None:
             run.deadline = time.monotonic() + timeout
-        report: Callable[[str, int, int], None] = partial(self._progress.update, run_id)
-        run.process = self._launcher.start(run.job, run.claim, report)
+        report = partial(self._progress.update, run_id)
+        run.process = self._launcher.start(run.job, run.claim, report, run.judge)
 
     def _look_after(self, run: _Run) -> None:
         """Take note of a run that has ended, and end one that has had its time."""
@@ -154,7 +158,7 @@ class Pool:
         if record.status not in FINE and run.job.attempt <= run.point.run.engine.retries:
             again = replace(run.job, attempt=run.job.attempt + 1)
             self._progress.say(f"{record.run_id} is {record.status}, try {again.attempt} follows: {record.reason}")
-            self._launch(_Run(again, run.claim))
+            self._launch(_Run(again, run.claim, run.judge))
             return
         self._free.append(run.job.slot)
         run.claim.release()

@@ -15,7 +15,7 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftbench.sweep.child import EXECUTE, Job, OnProgress, carry_out, main
+from peftbench.sweep.child import EXECUTE, Job, Judge, OnProgress, carry_out, judging, main
 from peftbench.sweep.claim import Claim
 from peftbench.sweep.interrupts import Interrupts
 from peftbench.sweep.orphans import sign
@@ -58,8 +58,8 @@ class Launcher(ABC):
         """Make ready, so that starting a run takes no time."""
 
     @abstractmethod
-    def start(self, job: Job, claim: Claim, on_progress: OnProgress) -> Process:
-        """Start one run."""
+    def start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None = None) -> Process:
+        """Start one run; ``judge`` decides after each validation whether it goes on."""
 
 
 class InProcess(Launcher):
@@ -69,10 +69,10 @@ class InProcess(Launcher):
         """See `Launcher.warm`."""
         self._interrupts = interrupts
 
-    def start(self, job: Job, claim: Claim, on_progress: OnProgress) -> Process:
+    def start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None = None) -> Process:
         """See `Launcher.start`; it is over when this returns."""
         with self._interrupts.allowed():
-            carry_out(job, on_progress)
+            carry_out(job, on_progress if judge is None else judging(judge, on_progress))
         return _Over()
 
 
@@ -99,9 +99,9 @@ class ForkServer(Launcher):
             process.start()
             process.join()
 
-    def start(self, job: Job, claim: Claim, on_progress: OnProgress) -> Process:
+    def start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None = None) -> Process:
         """See `Launcher.start`."""
-        reader, writer = self._context.Pipe(duplex=False)
+        reader, writer = self._context.Pipe(duplex=judge is not None)
         process = self._context.Process(target=_main, args=(job, writer, _Shared(claim.descriptor)), daemon=False)
         try:
             process.start()
@@ -110,7 +110,7 @@ class ForkServer(Launcher):
             raise
         finally:
             writer.close()
-        return _Forked(process, reader, on_progress)
+        return _Forked(process, reader, on_progress, judge)
 
 
 def _nothing() -> None:
@@ -136,8 +136,11 @@ def _handed(descriptor: Any) -> Any:
 
 
 class _Forked(Process):
-    def __init__(self, process: ForkServerProcess, reader: Connection, on_progress: OnProgress) -> None:
+    def __init__(
+        self, process: ForkServerProcess, reader: Connection, on_progress: OnProgress, judge: Judge | None
+    ) -> None:
         self._process = process
+        self._judge = judge
         self._reader: Connection | None = reader
         self._on_progress = on_progress
         self._timed_out = False
@@ -178,6 +181,10 @@ class _Forked(Process):
                 return
             if isinstance(told, str):
                 self._note = told
+            elif len(told) == 2 and self._judge is not None:
+                verdict = self._judge(*told)
+                with suppress(OSError):  # it did not live to hear it
+                    self._reader.send(verdict)
             else:
                 self._on_progress(*told)
 

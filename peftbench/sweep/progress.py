@@ -63,7 +63,7 @@ class Progress:
         self._runs[run_id] = (self._bars.add_task(f"{run_id} starting", total=None, steps=""), time.monotonic())
         self._count_up()
 
-    def update(self, run_id: str, phase: str, done: int, total: int) -> None:
+    def update(self, run_id: str, phase: str, done: int, total: int, *_: object) -> None:
         """A run at work has done ``done`` of ``total`` steps of ``phase``."""
         if run_id in self._runs:
             steps = f"{done}/{total}" if total else ""

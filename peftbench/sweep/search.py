@@ -16,11 +16,13 @@ from peftbench.cli.overrides import command as command_of
 from peftbench.errors import UserError
 from peftbench.record import Record
 from peftbench.sweep import command, engine, search_result
+from peftbench.sweep.child import Judge
 from peftbench.sweep.grid import Point, load, parse
 from peftbench.sweep.process import Launcher
 from peftbench.sweep.search_options import SearchOptions
 from peftbench.sweep.search_space import Space
-from peftbench.sweep.search_study import counted, opened, sampler
+from peftbench.sweep.search_study import counted, opened, pruner, sampler
+from peftbench.sweep.where import Where
 
 if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -52,9 +54,13 @@ def carry_out(
     points = [compose(overrides) for overrides in space.probes()]
     first = points[0]
     _refuse_rerun(first)
+    if settings.where is not None:
+        Where(settings.where).keep([point.run for point in points])
     lines = [f"search {first.run.sweep}: {settings.sampler}, {settings.n_trials} trials -> {first.folder.parent}"]
     lines += [f"  {dimension}" for dimension in space.dimensions]
     lines += [f"  {objective.direction} {objective.metric}" for objective in settings.objectives]
+    lines += [f"  with {constraint}" for constraint in settings.constraints]
+    lines += [] if settings.pruner == "none" else [f"  pruned by {settings.pruner}"]
     print("\n".join(lines), flush=True)
     if not first.run.engine.dry_run:
         _search(settings, space, compose, points)
@@ -71,6 +77,7 @@ def _search(
     with opened(settings, folder, run.sweep, _identity(settings, space, points)) as study:
         todo = max(0, settings.n_trials - len(counted(study)))
         print(f"{len(counted(study))} trials done already, {todo} to run", flush=True)
+        study.pruner = pruner(settings, run.trainer.validations)
         try:
             with engine.runner(points, todo, launcher=launcher) as runner:
                 Search(study, settings, space, compose, runner).run()
@@ -156,14 +163,30 @@ class Search:
             self._tell(trial, None, "failed", str(error))
             return
         run_id = point.run.run_id
-        if run_id in self._points:
+        if self.settings.where is not None and not Where(self.settings.where).meets(point.run):
+            self._tell(trial, None, "skipped", f"hydra.sweeper.where: {self.settings.where}")
+        elif run_id in self._points:
             self._points[run_id][1].append(trial)
         elif (record := self._known(point)) is not None:
             self.runner.progress.done(record)
             self._take(trial, point, record)
         else:
             self._points[run_id] = (point, [trial])
-            self.runner.submit(point)
+            self.runner.submit(point, None if self.settings.pruner == "none" else self._judge(trial))
+
+    def _judge(self, trial: Trial) -> Judge:
+        """What decides after each validation of a trial whether it goes on."""
+
+        def judge(index: int, figures: dict[str, float]) -> str | None:
+            (objective,) = self.settings.objectives
+            if objective.metric not in figures:
+                there = ", ".join(sorted(figures))
+                raise UserError(f"objective {objective.metric}: a validation has no such figure; it has {there}")
+            trial.report(figures[objective.metric], index)
+            pruned = f"{self.settings.pruner}: {objective.metric} {figures[objective.metric]:.6g} at validation {index}"
+            return pruned if trial.should_prune() else None
+
+        return judge
 
     def _known(self, point: Point) -> Record | None:
         """The point's record without a run: of this call, from disk, or because it can never run."""
@@ -195,6 +218,9 @@ class Search:
         for key, value in about.items():
             trial.set_user_attr(key, value)
         if values is not None:
+            assert record is not None
+            for constraint in self.settings.constraints:
+                trial.set_constraint(str(constraint), constraint.excess(record))
             self.study.tell(trial, values)
         else:
             self.study.tell(trial, state=TrialState.PRUNED if status in FINE else TrialState.FAIL)

@@ -63,6 +63,14 @@ class Where:
                 raise UserError(f"{OPTION}: there is no {name}; there is {', '.join(runs[0].axes)}, trainer.lr, ...")
         return [self._holds(run, value) for run, value in zip(runs, values, strict=True)]
 
+    def meets(self, run: RunConfig) -> bool:
+        """Whether one point meets the condition; an option that it does not have is None.
+
+        Raises:
+            UserError: it compares what cannot be compared.
+        """
+        return self._holds(run, {name: _look_up(name, run) for name in self._names})
+
     def _holds(self, run: RunConfig, values: dict[str, Any]) -> bool:
         try:
             return bool(_value(self._root, {k: None if v is _ABSENT else v for k, v in values.items()}))

@@ -50,11 +50,17 @@ def execute(run, folder: Path, record, on_progress) -> None:
         case "flaky":
             if len((folder / "starts").read_text().split()) <= int(value):
                 raise RuntimeError("not yet")
+        case "curve":
+            for index in range(1, int(value) + 1):
+                on_progress("training", 10 * index, 10 * int(value), {"validation/accuracy": run.seed + index / 100})
         case "children":
             for _ in range(2):
                 if os.fork() == 0:
                     time.sleep(600)
             time.sleep(float(value))
+    if how == "curve":
+        record.history = [{"step": 10 * i, "validation/accuracy": run.seed + i / 100} for i in range(1, int(value) + 1)]
+        record.selection = {"step": 10 * int(value)}
     record.metrics = {"quality/accuracy": 0.5, "noop/seed": run.seed, "cores": len(os.sched_getaffinity(0))}
     record.environment["gpu"] = os.environ.get("CUDA_VISIBLE_DEVICES")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -89,7 +90,7 @@ def _ours(size: int, seeds: str, folder: str) -> dict[str, float]:
     moments.append(time.perf_counter())
     if bad := [record for record in [*first, *records] if record.status != "ok"]:
         raise UserError(f"{bad[0].run_id} is {bad[0].status}: {bad[0].reason}")
-    return dict(zip(OURS, (b - a for a, b in zip(moments, moments[1:], strict=False)), strict=True))
+    return dict(zip(OURS, (b - a for a, b in itertools.pairwise(moments)), strict=True))
 
 
 def _hydra(size: int, seeds: str, folder: str) -> float:

@@ -14,6 +14,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 
 from peftbench.cli.paths import SWEEPS
+from peftbench.errors import UserError
 
 if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
@@ -63,7 +64,10 @@ class PeftbenchSweeper(Sweeper):
         if self.search:
             from peftbench.sweep import search
 
-            search.carry_out(loader, self.config, {"params": params, **self.search}, arguments)
+            if self.zip:
+                raise UserError("hydra.sweeper.zip is for grids: a search samples each dimension by itself")
+            options = {"params": params, "where": self.where, **self.search}
+            search.carry_out(loader, self.config, options, arguments)
         else:
             points = grid_points(loader, self.config, params, arguments, [list(names) for names in self.zip or ()])
             chosen = meeting(points, self.where)
