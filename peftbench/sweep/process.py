@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PRELOAD = "peftbench.sweep.preload"
 JOIN_SECONDS = 10.0
+START_TRIES = 3
 
 
 class Process(ABC):
@@ -101,6 +102,13 @@ class ForkServer(Launcher):
 
     def start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None = None) -> Process:
         """See `Launcher.start`."""
+        for _ in range(START_TRIES - 1):
+            # A server that was killed is found out by asking it, and the next call starts another one.
+            with suppress(EOFError, ConnectionError):
+                return self._start(job, claim, on_progress, judge)
+        return self._start(job, claim, on_progress, judge)
+
+    def _start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None) -> Process:
         reader, writer = self._context.Pipe(duplex=judge is not None)
         process = self._context.Process(target=_main, args=(job, writer, _Shared(claim.descriptor)), daemon=False)
         try:

@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import forkserver, get_context
 from pathlib import Path
 from statistics import median
@@ -28,7 +29,7 @@ from peftbench.errors import UserError
 from peftbench.sweep import command, search
 from peftbench.sweep.engine import Plan, carry_out_plan
 from peftbench.sweep.grid import Point
-from peftbench.sweep.orphans import VARIABLE, end_orphans
+from peftbench.sweep.orphans import VARIABLE
 from peftbench.sweep.search_options import SearchOptions
 from peftbench.sweep.search_space import Number, Space
 from peftbench.sweep.search_study import counted
@@ -106,14 +107,17 @@ class Sweep:
 
     def no_process_left(self) -> None:
         """Within a moment of the engine's end nothing of it is alive, and nothing needs to look for it."""
-        marks = [f"{VARIABLE}={pid}:".encode() for pid in self.engines]
         deadline = time.monotonic() + 10
-        while alive := [pid for pid in psutil.pids() if _is_of(pid, marks)]:
+        while alive := self._alive():
             runs = [pid for pid in alive if not self._is_fork_of_a_run(pid)]
             if not runs or time.monotonic() > deadline:
                 assert not runs, [psutil.Process(pid).cmdline() for pid in runs]
                 break
             time.sleep(0.02)
+
+    def _alive(self) -> list[int]:
+        marks = [f"{VARIABLE}={pid}:".encode() for pid in self.engines]
+        return [pid for pid in psutil.pids() if _is_of(pid, marks)]
 
     def _is_fork_of_a_run(self, pid: int) -> bool:
         """A process that a run has started itself: only the next engine can end it if the engine was killed."""
@@ -135,7 +139,7 @@ class Sweep:
         assert {path.name for path in self.folder.iterdir() if path.is_dir()} == {p.run.run_id for p in self.points}
         assert not list(self.folder.glob("*/overlap")), "two processes were at one point"
         assert not list(self.folder.glob("**/.*")), "locks or half-written files are left"
-        assert end_orphans() == 0
+        assert not self._alive()
         started = self._starts()
         assert self.hurt(**options) == 0
         assert self._starts() == started, "what was done was done again"
@@ -187,9 +191,10 @@ def fork_server_is_killed(sweep: Sweep) -> None:
     deadline = time.monotonic() + sweep.dice.uniform(0.4, 1.2)
     while time.monotonic() < deadline and process.is_alive():
         time.sleep(0.01)
-    for child in psutil.Process(process.pid).children() if process.is_alive() else []:
-        if "forkserver" in " ".join(child.cmdline()):
-            child.kill()
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children():
+            if "forkserver" in " ".join(child.cmdline()):
+                child.kill()
     assert sweep.ended(process) in (0, 1)
 
 
