@@ -50,7 +50,9 @@ class Composer:
     def _base(self, choices: tuple[str, ...]) -> DictConfig:
         if choices not in self._files:
             config = self._loader.load_sweep_config(self._master, list(choices))
-            self._files[choices] = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+            base = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+            OmegaConf.set_struct(base, True)  # as Hydra does: an option that there is not is an error
+            self._files[choices] = base
         return self._files[choices]
 
     def _is_value(self, text: str) -> bool:

@@ -16,6 +16,7 @@ from peftbench.record import FILE, Record, Status, read, write_atomically
 from peftbench.sweep.grid import Point
 
 LOG = "run.log"
+CONFIG = "config.yaml"
 CORRUPT = "record.corrupt.json"
 PREVIOUS = "record.previous.json"
 INTERRUPTED = "interrupted"
@@ -82,8 +83,9 @@ def begin(point: Point) -> str | None:
     said = None
     with writing(point.folder):
         point.folder.mkdir(parents=True, exist_ok=True)
-        for left in point.folder.glob(f".{FILE}.*"):
-            left.unlink(missing_ok=True)
+        for name in (FILE, CONFIG):
+            for left in point.folder.glob(f".{name}.*"):
+                left.unlink(missing_ok=True)
         path = point.folder / FILE
         held = read(point.folder)
         if held is None and path.exists():
@@ -153,7 +155,7 @@ def write_config(point: Point) -> None:
     """Write the point's ``config.yaml``."""
     import yaml
 
-    write_atomically(point.folder / "config.yaml", yaml.safe_dump(point.run.dump(), sort_keys=False))
+    write_atomically(point.folder / CONFIG, yaml.safe_dump(point.run.dump(), sort_keys=False))
 
 
 def traceback_of(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from peftbench.errors import UserError
-from peftbench.record import FILE, Record, Status, read
+from peftbench.record import Record, Status, read
 from peftbench.sweep import outcome
 from peftbench.sweep.child import Job, Judge
 from peftbench.sweep.claim import Claim, tidy
@@ -190,11 +190,8 @@ def _check_writable(folder: Path) -> None:
     Raises:
         UserError: with the reason, and what to write instead.
     """
-    probe = folder / f".{FILE}.probe-{os.getpid()}"
     with outcome.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            probe.write_text("is there room?\n", encoding="utf-8")
-        finally:
-            with suppress(OSError):
-                probe.unlink()
+        # It has no name, so nothing can be left of it.
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"is there room?")

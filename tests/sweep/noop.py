@@ -68,9 +68,16 @@ def execute(run, folder: Path, record, on_progress) -> None:
 def _mark_overlap(folder: Path) -> None:
     """Leave ``overlap`` where two processes are at one point."""
     at_work = folder / "at_work"
-    if at_work.exists() and Path(f"/proc/{at_work.read_text()}").exists():
+    if at_work.exists() and _is_alive(at_work.read_text()):
         (folder / "overlap").touch()
     at_work.write_text(str(os.getpid()))
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _arm(seed: int) -> None:

@@ -62,6 +62,7 @@ class Sweep:
         """Ends with what the command would exit with: 0, 1 (some run failed), 2 (one sentence), 130; 99 is a bug."""
         forkserver._forkserver.__init__()  # that of the tests is not ours
         sys.stdout = sys.stderr = (self.folder.parent / "engine.log").open("a")
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest may ignore it
         prepare()
         code = 99
         try:
@@ -180,7 +181,8 @@ def run_is_killed(sweep: Sweep) -> None:
     deadline = time.monotonic() + sweep.dice.uniform(0.3, 2.0)
     while time.monotonic() < deadline and process.is_alive():
         if pids := [int(pid) for pid in sweep._starts().split() if psutil.pid_exists(int(pid))]:
-            os.kill(sweep.dice.choice(pids), signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(sweep.dice.choice(pids), signal.SIGKILL)
             break
         time.sleep(0.01)
     assert sweep.ended(process) in (0, 1)

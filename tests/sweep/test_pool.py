@@ -118,7 +118,9 @@ def test_fail_fast_ends_what_is_running_and_the_same_command_goes_on(noop_points
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_run_is_recorded_and_run_again(noop_points, number) -> None:
+def test_an_interrupted_run_is_recorded_and_run_again(noop_points, number, request) -> None:
+    held = signal.signal(number, signal.default_int_handler)  # a worker of pytest may ignore it
+    request.addfinalizer(lambda: signal.signal(number, held))
     first, long = noop_points("", "sleep:600", retry_failed=False)
 
     def interrupt() -> None:
