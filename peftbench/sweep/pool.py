@@ -131,10 +131,10 @@ class Pool:
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _launch(self, run: _Run) -> None:
+        self._runs.append(run)
         if not self._warm:
             self._launcher.warm(self._interrupts)
             self._warm = True
-        self._runs.append(run)
         if said := outcome.begin(run.point):
             self._progress.say(said)
         run_id = run.point.run.run_id
