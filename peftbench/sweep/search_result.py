@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from peftbench.record import read, write_atomically
+from peftbench.sweep.search_plots import write_plots
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -35,6 +36,8 @@ def conclude(study: Study, settings: SearchOptions, folder: Path) -> None:
             print(f"\nno trial keeps {' and '.join(map(str, settings.constraints))}")
         return
     show_importances(study, settings)
+    if (plots := write_plots(study, settings, folder)) is not None:
+        print(f"plots    {plots}/*.png")
     if len(settings.objectives) > 1:
         Console(highlight=False, soft_wrap=True).print(pareto_table(found, settings))
         return

@@ -26,7 +26,7 @@ from support import noop_launcher
 
 from peftbench import record as records
 from peftbench.errors import UserError
-from peftbench.sweep import command, search
+from peftbench.sweep import command, search, search_result
 from peftbench.sweep.engine import Plan, carry_out_plan
 from peftbench.sweep.grid import Point
 from peftbench.sweep.orphans import VARIABLE
@@ -343,6 +343,7 @@ class Searched(Sweep):
             return Point(points[0].run.model_copy(update={"seed": seed}), tuple(overrides))
 
         command.show = lambda folder: None
+        search_result.write_plots = lambda *_: None
         search._search(options, space, compose, [compose(["seed=0"])], noop_launcher())
         return []
 

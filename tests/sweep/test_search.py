@@ -28,7 +28,7 @@ from peftbench.cli.paths import register_plugins
 from peftbench.config import RunConfig
 from peftbench.errors import UserError
 from peftbench.record import Record, read, read_sweep
-from peftbench.sweep import command, engine, search
+from peftbench.sweep import command, engine, search, search_plots, search_result
 from peftbench.sweep.grid import Point, load, parse
 from peftbench.sweep.progress import Progress
 from peftbench.sweep.search_options import Constraint, SearchOptions, figures_of
@@ -110,6 +110,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     fake = Runner()
     monkeypatch.setattr(engine, "runner", fake)
     monkeypatch.setattr(command, "show", lambda folder: None)
+    monkeypatch.setattr(search_result, "write_plots", lambda *_: None)
     return fake
 
 
@@ -537,6 +538,21 @@ def test_the_pareto_set_is_what_no_other_run_beats(start, runner, quick, tmp_pat
     assert not (tmp_path / "s" / "best.yaml").exists()
     shown = capsys.readouterr().out
     assert all(run_id in shown for run_id in found)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "names"),
+    [
+        ([ACCURACY], {"history-validation_accuracy", "importance-validation_accuracy"}),
+        ([ACCURACY, MEMORY], {"pareto", "importance-memory_train_peak_bytes", "history-validation_accuracy"}),
+    ],
+)
+def test_what_was_found_is_drawn(start, runner, quick, monkeypatch, tmp_path, capsys, objectives, names) -> None:
+    monkeypatch.setattr(search_result, "write_plots", search_plots.write_plots)
+    assert start(*SPACE, objectives=objectives, n_trials=8, sampler="random") == 0
+    drawn = {path.stem for path in (tmp_path / "s" / "plots").glob("*.png") if path.stat().st_size > 5000}
+    assert names <= drawn
+    assert "importance for validation/accuracy: " in capsys.readouterr().out
 
 
 # --- shipped files
