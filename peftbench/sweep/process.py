@@ -110,7 +110,7 @@ class ForkServer(Launcher):
 
     def _start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None) -> Process:
         reader, writer = self._context.Pipe(duplex=judge is not None)
-        process = self._context.Process(target=_main, args=(job, writer, _Shared(claim.descriptor)), daemon=False)
+        process = self._context.Process(target=main, args=(job, writer, _Shared(claim.descriptor)), daemon=False)
         try:
             process.start()
         except BaseException:
@@ -123,10 +123,6 @@ class ForkServer(Launcher):
 
 def _nothing() -> None:
     """A first child: when it has ended, the server has imported everything."""
-
-
-def _main(job: Job, connection: Connection, claim: Any) -> None:
-    main(job, connection, claim)
 
 
 @dataclass(frozen=True)
@@ -169,8 +165,7 @@ class _Forked(Process):
         self._end_group()  # what the run has started and left behind
         self._close()
         code = self._process.exitcode
-        name = signal.Signals(-code).name if code is not None and code < 0 else None
-        return Exit(code, name, self._timed_out, _oom_kills() > self._oom_before, self._note)
+        return Exit(code, _signal_name(code), self._timed_out, _oom_kills() > self._oom_before, self._note)
 
     def kill(self, *, timed_out: bool = False) -> None:
         """See `Process.kill`."""
@@ -205,6 +200,13 @@ class _Forked(Process):
         # It leads a group of its own.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid or 0, signal.SIGKILL)
+
+
+def _signal_name(code: int | None) -> str | None:
+    """The signal in a negative exit code."""
+    if code is None or code >= 0:
+        return None
+    return signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
 
 
 def wait_for(processes: Sequence[Process], seconds: float | None) -> None:

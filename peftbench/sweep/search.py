@@ -108,7 +108,9 @@ def _identity(settings: SearchOptions, space: Space, points: Sequence[Point]) ->
     Sampler, its seed and the number of trials may change from one call to the next.
     """
     hashes = "".join(point.run.hash for point in points)
+    bounds = [str(constraint) for constraint in settings.constraints]
     return {
+        **({"constraints": bounds} if bounds else {}),
         "dimensions": space.describe(),
         "objectives": [objective.model_dump() for objective in settings.objectives],
         "configuration": hashlib.sha256(hashes.encode()).hexdigest(),
@@ -212,15 +214,16 @@ class Search:
         """Finish the trial. What was skipped counts as pruned, so that the sampler learns to avoid it."""
         from optuna.trial import TrialState
 
-        # Read first: without its objective the trial stays unfinished and is taken up again once that is corrected.
-        values = [o.value(record) for o in self.settings.objectives] if record and status == "ok" else None
+        # Read first: without its figures the trial stays unfinished and is taken up again once that is corrected.
+        measured = record if status == "ok" else None
+        values = [objective.value(measured) for objective in self.settings.objectives] if measured else None
+        excess = {str(bound): bound.excess(measured) for bound in self.settings.constraints} if measured else {}
         about = {"run_id": record.run_id if record else None, "status": status, "reason": reason}
         for key, value in about.items():
             trial.set_user_attr(key, value)
+        for name, beyond in excess.items():
+            trial.set_constraint(name, beyond)
         if values is not None:
-            assert record is not None
-            for constraint in self.settings.constraints:
-                trial.set_constraint(str(constraint), constraint.excess(record))
             self.study.tell(trial, values)
         else:
             self.study.tell(trial, state=TrialState.PRUNED if status in FINE else TrialState.FAIL)

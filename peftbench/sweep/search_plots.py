@@ -21,6 +21,8 @@ def write_plots(study: Study, settings: SearchOptions, folder: Path) -> Path | N
     import optuna
 
     matplotlib.use("Agg")
+    from matplotlib import pyplot
+
     written = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -34,7 +36,7 @@ def write_plots(study: Study, settings: SearchOptions, folder: Path) -> Path | N
             written.mkdir(exist_ok=True)
             figure = getattr(axes, "figure", None) or axes.flat[0].figure
             figure.savefig(written / f"{name}.png", dpi=120, bbox_inches="tight")
-            matplotlib.pyplot.close(figure)
+            pyplot.close(figure)
     return written
 
 

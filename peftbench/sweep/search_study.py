@@ -177,7 +177,8 @@ def _bind(storage: BaseStorage, options: SearchOptions, name: str, identity: dic
     if held == json.loads(json.dumps(identity)):
         return study
     if counted(study):
-        changed = [key for key in identity if (held or {}).get(key) != identity[key]]
+        before = held or {}
+        changed = [key for key in {**identity, **before} if before.get(key) != identity.get(key)]
         raise UserError(
             f"the study {name} has {len(counted(study))} trials of another search ({', '.join(changed)} differ): "
             "write sweep=NAME for a new one"
