@@ -60,7 +60,7 @@ class Composer:
         override = self._parse(text)
         if override.is_hydra_override() or override.is_sweep_override() or override.package is not None:
             return False
-        return not self._loader.repository.group_exists(override.key_or_group)
+        return isinstance(override.value(), dict) or not self._loader.repository.group_exists(override.key_or_group)
 
     def _parse(self, text: str) -> Override:
         if text not in self._parsed:

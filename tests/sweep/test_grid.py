@@ -105,6 +105,8 @@ def test_composing_imports_nothing_heavy() -> None:
         ("method=hira", "dataset=movie_reviews", "model=minilm", "dataset.max_length=32", "rank=fixed_alpha"),
         ("method=lora", "trainer={lr:0.1}", "+method.rslora=true", "~rank.pattern"),
         ("trainer.lr=0.5", "method=full", "trainer.batch_size=3"),
+        ("trainer.lr=0.5", "trainer={lr:0.1,batch_size:3}", "trainer.batch_size=4"),
+        ("method=lora", "trainer.lrr=1"),
     ],
 )
 @pytest.mark.parametrize("name", ["config", "demo"])

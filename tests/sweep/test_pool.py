@@ -13,7 +13,7 @@ from support import noop_launcher
 
 from peftbench import record as records
 from peftbench.errors import UserError
-from peftbench.sweep.engine import Plan, carry_out_plan
+from peftbench.sweep.engine import Plan, carry_out_plan, duration
 from peftbench.sweep.outcome import is_interrupted
 from peftbench.sweep.slots import Slot, _listed, share, slots_for
 
@@ -195,3 +195,13 @@ def test_gpus_are_read_from_what_the_driver_lists() -> None:
 def test_alone_a_run_has_the_whole_machine(noop_points) -> None:
     (point,) = noop_points("")
     assert slots_for([point.run]) == (Slot(),)
+
+
+def test_the_time_that_is_left_is_told_from_runs_that_finished(noop_points) -> None:
+    done, same, other = noop_points("sleep:1", "sleep:1", "")
+    assert Plan.of([done, same]).estimate(1) is None
+    carried_out([done])
+    plan = Plan.of([done, same, other])
+    assert plan.estimate(1) == pytest.approx(2 * plan.estimate(2))
+    assert plan.estimate(1) == pytest.approx(2 * duration(records.read(done.folder)))
+    assert list(plan.lines())[-1].startswith("about 2 s")
