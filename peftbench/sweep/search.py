@@ -18,6 +18,7 @@ from peftbench.record import Record
 from peftbench.sweep import command, engine, search_result
 from peftbench.sweep.child import Judge
 from peftbench.sweep.grid import Point, load, parse
+from peftbench.sweep.outcome import writing
 from peftbench.sweep.process import Launcher
 from peftbench.sweep.search_options import SearchOptions
 from peftbench.sweep.search_space import Space
@@ -74,7 +75,7 @@ def _search(
     launcher: Launcher | None = None,
 ) -> None:
     run, folder = points[0].run, points[0].folder.parent
-    with opened(settings, folder, run.sweep, _identity(settings, space, points)) as study:
+    with writing(folder), opened(settings, folder, run.sweep, _identity(settings, space, points)) as study:
         todo = max(0, settings.n_trials - len(counted(study)))
         print(f"{len(counted(study))} trials done already, {todo} to run", flush=True)
         study.pruner = pruner(settings, run.trainer.validations)

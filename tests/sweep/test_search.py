@@ -426,6 +426,13 @@ def test_two_searches_in_one_folder_are_refused(start, runner, quick, tmp_path) 
     start(*SPACE, n_trials=1)
 
 
+def test_a_folder_that_cannot_be_written_is_said(start, runner, quick, tmp_path) -> None:
+    (tmp_path / "s").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be written"):
+        start(*SPACE)
+    assert not runner.calls
+
+
 def test_a_dry_run_leaves_nothing(start, runner, quick, tmp_path, capsys) -> None:
     assert start(*SPACE, "engine.dry_run=true") == 0
     assert not (tmp_path / "s").exists()
