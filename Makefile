@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo sweep search report sync bench clean
+.PHONY: help setup lint test soak demo sweep search report sync bench clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ lint: $(STAMP) ## ruff and mypy
 
 test: $(STAMP) lint ## Everything that CI runs
 	$(BIN)/pytest $(ARGS)
+
+soak: $(STAMP) ## Hundreds of sweeps that are killed, filled up and torn at random moments; takes a while
+	$(BIN)/pytest -m soak tests/sweep $(ARGS)
 
 demo: $(STAMP) ## Four methods, two ranks, two seeds on real weights and text; prints the table
 	$(BIN)/peftbench -cn demo $(ARGS)

@@ -74,16 +74,29 @@ class Engine(Section):
     """How points are carried out; nothing here changes a result, so nothing here is hashed."""
 
     in_process: bool
+    jobs: int | Literal["auto"] = "auto"
     fail_fast: bool
+    retries: int = Field(default=0, ge=0)
     retry_failed: bool
     rerun: bool
     timeout: float | None = Field(default=None, gt=0)
     dry_run: bool
 
+    @field_validator("jobs", mode="before")
+    @classmethod
+    def _at_least_one_job(cls, value: Any) -> Any:
+        if value is None:
+            return "auto"
+        if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError("write auto, or how many runs go on at a time (1 or more)")
+        return value
+
     @model_validator(mode="after")
-    def _timeout_needs_a_process(self) -> Engine:
+    def _needs_a_process(self) -> Engine:
         if self.in_process and self.timeout is not None:
             raise ValueError("engine.timeout needs a process to end: write engine.in_process=false")
+        if self.in_process and self.jobs not in ("auto", 1):
+            raise ValueError(f"engine.jobs={self.jobs} needs processes: write engine.in_process=false")
         return self
 
 

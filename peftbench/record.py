@@ -28,6 +28,8 @@ class Record:
     reason: str | None = None
     """Why the status is not ``ok``, in one line."""
     traceback: str | None = None
+    log_tail: str | None = None
+    """The end of the log of a run that did not finish."""
     metrics: dict[str, float | int | str | None] = field(default_factory=dict)
     history: list[dict[str, float | int]] = field(default_factory=list)
     """Validation reports: step, quality/..., and train loss since the last one."""

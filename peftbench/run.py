@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from peftbench.data.base import TextData
     from peftbench.methods.base import Attached
     from peftbench.record import Record
-    from peftbench.sweep.process import OnProgress
+    from peftbench.sweep.child import OnProgress
     from peftbench.tasks.base import Encoded, Task
 
 ADAPTER = "adapter"
@@ -158,7 +158,7 @@ def train(context: Context, data: Data, attached: Attached) -> Trained:
     run, record = context.run, context.record
 
     def report(step: int, total: int, figures: dict[str, float]) -> None:
-        context.on_progress("training", step, total)
+        context.on_progress("training", step, total, figures)
         if figures:
             run.tracker.log(step, figures)
 

@@ -30,3 +30,10 @@ def write_sentences(path: Path, count: int = 160, seed: int = 0) -> Path:
         lines.append(f"{fill} {word} {index},{label}")
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def noop_launcher():
+    """Real processes from a fork server, in which a run is ``tests/sweep/noop.py``'s."""
+    from peftbench.sweep.process import ForkServer
+
+    return ForkServer(execute="noop:execute", preload="noop")

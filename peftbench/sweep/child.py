@@ -2,75 +2,175 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import pkgutil
+import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from peftbench.errors import Skip, UserError
+from peftbench.errors import Pruned, Skip, UserError
 from peftbench.record import Record, Status
+from peftbench.sweep.orphans import end_with_parent
+from peftbench.sweep.outcome import LOG, blank_record, log_tail, traceback_of
+from peftbench.sweep.slots import Slot
 
 if TYPE_CHECKING:
     from peftbench.sweep.grid import Point
-    from peftbench.sweep.process import OnProgress
 
+OnProgress = Callable[..., None]
+"""Called with (phase, steps done, steps in all) and, while training, with the figures of the step (may be none)."""
+Judge = Callable[[int, dict[str, float]], str | None]
+"""Why a run should be ended early, after its n-th validation (from 1) with these figures; None: it goes on."""
+VALIDATION = "validation/"
 REPORTS_PER_SECOND = 5.0
+EXECUTE = "peftbench.run:execute"
 
 
-def main(point: Point, log: str, connection: Connection) -> None:
-    """The process' entry: everything printed goes to ``log``, progress to ``connection``."""
-    from peftbench.sweep.process import lead_own_group
+@dataclass(frozen=True)
+class Job:
+    """One try at one point."""
 
+    point: Point
+    slot: Slot = field(default_factory=Slot)
+    jobs: int = 1
+    """Runs that go on at a time."""
+    attempt: int = 1
+    judged: bool = False
+    """Whether somebody decides after each validation if the run goes on."""
+    execute: str = EXECUTE
+    """``module:function`` of what a run is; see `peftbench.run.execute`."""
+
+    @property
+    def circumstances(self) -> dict[str, int]:
+        """What the record says of how it was carried out."""
+        return {"jobs": self.jobs, "attempt": self.attempt}
+
+    @property
+    def log(self) -> Path:
+        """Where the process' output goes."""
+        return self.point.folder / LOG
+
+
+def main(job: Job, connection: Connection, claim: Any) -> None:
+    """The process' entry: everything printed goes to the log, progress to ``connection``.
+
+    Args:
+        claim: the descriptor of the point's lock; it stays open for as long as we live.
+    """
     lead_own_group()
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    claim.detach()
+    handle = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    carry_out(point, _Throttled(connection))
+    job.slot.occupy()
+    try:
+        progress: OnProgress = _Throttled(connection)
+        carry_out(job, judging(_judge(connection), progress) if job.judged else progress)
+    except OSError as error:
+        connection.send(f"the record cannot be written ({error.strerror})")
+        raise
     sys.stdout.flush()
     sys.stderr.flush()
 
 
-def carry_out(point: Point, on_progress: OnProgress) -> Record:
-    """Run one point; whatever is raised becomes the status, reason and traceback of its record."""
-    from peftbench.run import execute
-    from peftbench.sweep.engine import blank_record
+def lead_own_group() -> None:
+    """Apart from the terminal's Ctrl-C (the engine decides), and gone when the fork server is gone."""
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent()
+    # It may have ended before the kernel was told to watch it.
+    if (parent := parent_process()) is not None and not parent.is_alive():
+        os._exit(1)
 
+
+def carry_out(job: Job, on_progress: OnProgress) -> Record:
+    """Run one point; whatever is raised becomes the status, reason and traceback of its record."""
+    point = job.point
     record = blank_record(point, datetime.now(UTC))
+    record.environment |= job.circumstances
+    reports = _Reports(on_progress)
     tracker = point.run.tracker
     try:
+        execute = pkgutil.resolve_name(job.execute)
         tracker.start(point.run, point.folder)
-        execute(point.run, point.folder, record, on_progress)
+        execute(point.run, point.folder, record, reports)
         record.status = "ok"
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         record.status, record.reason, record.traceback = classify(error)
-        print(record.traceback or record.reason, file=sys.stderr)
+        print(record.traceback or record.reason, file=sys.stderr, flush=True)
+        record.log_tail = log_tail(point.folder)
+        record.history = record.history or reports.history
     record.ended = datetime.now(UTC).isoformat()
     record.write(point.folder)
     tracker.finish(record, point.folder)
     return record
 
 
-def classify(error: Exception) -> tuple[Status, str, str | None]:
+def classify(error: BaseException) -> tuple[Status, str, str | None]:
     """Status, one-line reason and traceback (None where the reason says all) of what a run raised."""
-    from peftbench.sweep.engine import traceback_of
-
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Skip):
         return "skipped", reason, None
+    if isinstance(error, Pruned):
+        return "pruned", reason, None
     if isinstance(error, UserError):
         return "failed", reason, None
     kind: Status = "oom" if _is_out_of_memory(error) else "failed"
     return kind, f"{type(error).__name__}: {reason}"[:500], traceback_of(error)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     # torch raises its own class on CUDA and a plain RuntimeError from the CPU allocator.
     name = type(error).__name__
     return name in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)
+
+
+@dataclass
+class _Reports:
+    """Passes progress on, and keeps the validation figures of a run that may not come to its end."""
+
+    on_progress: OnProgress
+    history: list[dict[str, float | int]] = field(default_factory=list)
+
+    def __call__(self, phase: str, done: int, total: int, figures: dict[str, float] | None = None) -> None:
+        if validated := {name: value for name, value in (figures or {}).items() if name.startswith(VALIDATION)}:
+            self.history.append({"step": done, **validated})
+        self.on_progress(phase, done, total, validated)
+
+
+def judging(judge: Judge, on_progress: OnProgress) -> OnProgress:
+    """Progress as it is, and after each validation the judge is asked; its reason ends the run."""
+    count = itertools.count(1)
+
+    def judged(phase: str, done: int, total: int, figures: dict[str, float] | None = None) -> None:
+        on_progress(phase, done, total)
+        if figures and (reason := judge(next(count), figures)) is not None:
+            raise Pruned(reason)
+
+    return judged
+
+
+def _judge(connection: Connection) -> Judge:
+    """The engine's judgement, asked from the process of a run."""
+
+    def ask(index: int, figures: dict[str, float]) -> str | None:
+        connection.send((index, figures))
+        reason: str | None = connection.recv()
+        return reason
+
+    return ask
 
 
 class _Throttled:
@@ -80,7 +180,7 @@ class _Throttled:
         self._connection = connection
         self._last: tuple[str, float] = ("", 0.0)
 
-    def __call__(self, phase: str, done: int, total: int) -> None:
+    def __call__(self, phase: str, done: int, total: int, figures: dict[str, float] | None = None) -> None:
         now = time.monotonic()
         if phase == self._last[0] and done < total and now - self._last[1] < 1 / REPORTS_PER_SECOND:
             return

@@ -12,26 +12,31 @@ from peftbench.errors import UserError
 from peftbench.record import FILE, Record
 from peftbench.sweep.engine import Plan, carry_out_plan
 from peftbench.sweep.grid import Point
+from peftbench.sweep.process import Launcher
 
 
-def carry_out(points: Sequence[Point]) -> None:
+def carry_out(points: Sequence[Point], *, left_out: int = 0, launcher: Launcher | None = None) -> None:
     """Run what is not done yet, write the report, print the table.
 
     Exits with 1 if any point failed, with 2 if there was nothing that could run, and returns otherwise.
 
+    Args:
+        left_out: points of the grid that ``hydra.sweeper.where`` has left out.
+        launcher: how runs are started; None: as ``engine.in_process`` says.
+
     Raises:
-        UserError: there are no points.
+        UserError: there are no points, ``engine.fail_fast`` is set and one failed, or records cannot be written.
     """
     if not points:
-        raise UserError("the grid has no points")
+        raise UserError("hydra.sweeper.where leaves out every point" if left_out else "the grid has no points")
     plan = Plan.of(points)
-    print(plan.describe(), flush=True)
+    print(plan.describe() + (f" ({left_out} left out by where)" if left_out else ""), flush=True)
     if points[0].run.engine.dry_run:
         for line in plan.lines():
             print(line)
         return
     try:
-        records = carry_out_plan(plan)
+        records = carry_out_plan(plan, launcher)
     finally:
         show(points[0].folder.parent, [point.run.run_id for point in points])
     sys.exit(_exit_code(records))
@@ -40,10 +45,15 @@ def carry_out(points: Sequence[Point]) -> None:
 def show(folder: Path, run_ids: Sequence[str] | None = None) -> None:
     """Write the page of a sweep folder, and print the table of these of its runs (None: of all)."""
     left = {path.parent.name for path in folder.glob(f"*/{FILE}")}
-    if left if run_ids is None else left & set(run_ids):
+    if not (left if run_ids is None else left & set(run_ids)):
+        return
+    try:
         report.write(folder)
-        report.show(folder, only=run_ids)
-        print(f"Records: {folder}/*/{FILE}")
+    except OSError as error:
+        # The records are what counts, and the page can be made of them at any time.
+        print(f"the report cannot be written ({error.strerror}); later: python -m peftbench.report {folder}")
+    report.show(folder, only=run_ids)
+    print(f"Records: {folder}/*/{FILE}")
 
 
 def _exit_code(records: Sequence[Record]) -> int:

@@ -1,19 +1,29 @@
-"""The engine: carries out points, each in a process of its own, and turns whatever happens into a record."""
+"""The engine: carries out the points of a grid, and turns whatever happens into a record."""
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from statistics import mean
 
 from peftbench.errors import UserError
-from peftbench.record import Record, Status, read, write_atomically
+from peftbench.record import Record, read
+from peftbench.sweep.child import Judge
+from peftbench.sweep.claim import Claim
 from peftbench.sweep.grid import Point
-from peftbench.sweep.process import Exit, Worker
-from peftbench.sweep.progress import Progress
+from peftbench.sweep.outcome import blank_record, finish, is_interrupted
+from peftbench.sweep.pool import FINE, Pool
+from peftbench.sweep.process import Launcher
+from peftbench.sweep.progress import Progress, clock
+from peftbench.sweep.slots import slots_for
 
-LOG = "run.log"
+__all__ = ["Plan", "Runner", "blank_record", "carry_out_plan", "runner", "stop_at"]
+
+POLL_SECONDS = 0.5
+"""How often is looked after the points that another engine has."""
 
 
 @dataclass
@@ -23,18 +33,22 @@ class Plan:
     points: Sequence[Point]
     done: dict[str, Record]
     impossible: dict[str, str]
+    before: dict[str, Record] = field(default_factory=dict)
+    """Records of points that are to be run again."""
 
     @classmethod
     def of(cls, points: Sequence[Point]) -> Plan:
         """Look at the records already there: the same configuration is never run twice by accident."""
-        done, impossible = {}, {}
+        plan = cls(points, {}, {})
         for point in points:
-            held = read(point.folder)
-            if held is not None and held.config_hash == point.run.hash and _is_done(held, point):
-                done[point.run.run_id] = held
+            held = record_of(point)
+            if held is not None and is_done(held, point):
+                plan.done[point.run.run_id] = held
             elif reason := point.run.conflict():
-                impossible[point.run.run_id] = reason
-        return cls(points, done, impossible)
+                plan.impossible[point.run.run_id] = reason
+            elif held is not None:
+                plan.before[point.run.run_id] = held
+        return plan
 
     @property
     def todo(self) -> list[Point]:
@@ -49,96 +63,163 @@ class Plan:
         return f"sweep {self.points[0].run.sweep}: {', '.join(parts)} -> {self.points[0].folder.parent}"
 
     def lines(self) -> Iterator[str]:
-        """One line a point, for a dry run."""
+        """One line a point, for a dry run, and how long the rest will take."""
         for point in self.points:
             run_id = point.run.run_id
             state = "done" if run_id in self.done else "skip" if run_id in self.impossible else "run "
             yield f"{state}  {run_id}  {self.impossible.get(run_id, ' '.join(point.overrides))}"
+        if self.todo:
+            jobs = len(slots_for([point.run for point in self.points]))
+            seconds = self.estimate(jobs)
+            how = f"{jobs} at a time" if jobs > 1 else "one after another"
+            yield f"about {clock(seconds)}, {how}" if seconds else "no run has finished yet: no estimate of the time"
+
+    def estimate(self, jobs: int) -> float | None:
+        """Seconds that what is to be run will take, by the runs that finished; None if none has.
+
+        A point is expected to take what its setting took with other seeds, or else what runs took on average.
+        """
+        took: dict[str, list[float]] = {}
+        for record in self.done.values():
+            if record.status == "ok" and (seconds := duration(record)):
+                took.setdefault(str(record.setting), []).append(seconds)
+        if not took:
+            return None
+        overall = mean(mean(times) for times in took.values())
+        settings = [str(tuple((k, v) for k, v in p.run.axes.items() if k != "seed")) for p in self.todo]
+        return sum(mean(took[setting]) if setting in took else overall for setting in settings) / jobs
 
 
-def _is_done(record: Record, point: Point) -> bool:
-    if point.run.engine.rerun:
+def record_of(point: Point) -> Record | None:
+    """The record in the point's folder, if it is of this configuration and can be read."""
+    held = read(point.folder)
+    return held if held is not None and held.config_hash == point.run.hash else None
+
+
+def is_done(record: Record, point: Point) -> bool:
+    """Whether a record that was there before stands."""
+    if point.run.engine.rerun or is_interrupted(record):
         return False
-    return record.status in ("ok", "skipped", "pruned") or not point.run.engine.retry_failed
+    return record.status in FINE or not point.run.engine.retry_failed
 
 
-def carry_out_plan(plan: Plan) -> list[Record]:
+def duration(record: Record) -> float | None:
+    """Seconds from start to end of a run."""
+    try:
+        return (datetime.fromisoformat(record.ended) - datetime.fromisoformat(record.started)).total_seconds()
+    except ValueError:
+        return None
+
+
+def carry_out_plan(plan: Plan, launcher: Launcher | None = None) -> list[Record]:
     """Run every point of the plan that is to be run; returns the records of all points in order.
 
     Raises:
-        UserError: a run failed and ``engine.fail_fast`` is set.
+        UserError: a run failed and ``engine.fail_fast`` is set, or a record cannot be written.
+        KeyboardInterrupt: the user wants to stop; what was running is recorded as such.
     """
     records = dict(plan.done)
     for point in plan.points:
         if reason := plan.impossible.get(point.run.run_id):
-            records[point.run.run_id] = _finish(point, "skipped", reason)
-    with Worker.pool(plan.points[0].run.engine.in_process) as worker, Progress(len(plan.todo)) as progress:
-        for point in plan.todo:
-            record = carry_out_point(point, worker, progress)
-            records[point.run.run_id] = record
-            progress.done(record)
-            if record.status not in ("ok", "skipped") and point.run.engine.fail_fast:
-                raise UserError(f"engine.fail_fast: {record.run_id} is {record.status}: {record.reason}")
+            records[point.run.run_id] = finish(point, "skipped", reason)
+    if plan.todo:
+        with runner(plan.points, len(plan.todo), plan.before, launcher) as running:
+            for point in plan.todo:
+                running.submit(point)
+            while running.busy:
+                for record in running.wait():
+                    records[record.run_id] = record
+                    stop_at(record, plan.points[0])
     return [records[point.run.run_id] for point in plan.points]
 
 
-def carry_out_point(point: Point, worker: Worker, progress: Progress) -> Record:
-    """Run one point and return its record, whatever became of its process."""
-    point.folder.mkdir(parents=True, exist_ok=True)
-    (point.folder / "record.json").unlink(missing_ok=True)
-    _write_config(point)
-    progress.begin(point.run.run_id)
-    started = datetime.now(UTC)
-    try:
-        end = worker.run(point, point.folder / LOG, point.run.engine.timeout, progress.update)
-    except KeyboardInterrupt:
-        _finish(point, "killed", "interrupted by the user", started=started)
-        raise
-    record = read(point.folder)
-    if record is not None and record.config_hash == point.run.hash:
-        return record
-    return _finish(point, *_verdict(end), started=started)
+def stop_at(record: Record, point: Point) -> None:
+    """Stop at what is not fine, if ``engine.fail_fast`` of ``point`` says so.
+
+    Raises:
+        UserError: the reason of the run.
+    """
+    if record.status not in FINE and point.run.engine.fail_fast:
+        raise UserError(f"engine.fail_fast: {record.run_id} is {record.status}: {record.reason}")
 
 
-def _verdict(end: Exit) -> tuple[Status, str]:
-    """Status and reason of a process that left no record."""
-    if end.timed_out:
-        return "killed", "the run took longer than engine.timeout and was ended"
-    if end.signal is not None:
-        return "killed", f"the process was ended by {end.signal} (out of memory, if nobody sent it); see {LOG}"
-    return "failed", f"the process ended with exit code {end.code} and left no record; see {LOG}"
+@contextmanager
+def runner(
+    points: Sequence[Point], total: int, before: Mapping[str, Record] | None = None, launcher: Launcher | None = None
+) -> Iterator[Runner]:
+    """What carries out points while the block lasts; whatever still runs at its end is ended.
+
+    Args:
+        points: points of the sweep; the first one says how they are carried out.
+        total: how many there will be.
+        before: records that are there and do not count, by run id.
+        launcher: how runs are started; None: as ``engine.in_process`` says.
+    """
+    with Progress(total) as progress, Pool(points, progress, launcher) as pool:
+        yield Runner(pool, progress, before or {})
 
 
-def _finish(point: Point, status: Status, reason: str, *, started: datetime | None = None) -> Record:
-    """Write the record of a point that could not write its own."""
-    record = blank_record(point, started or datetime.now(UTC))
-    record.status, record.reason, record.ended = status, reason, datetime.now(UTC).isoformat()
-    _write_config(point)
-    record.write(point.folder)
-    return record
+class Runner:
+    """Points in, records out: in order, as slots become free; points that another engine has are waited for."""
 
+    def __init__(self, pool: Pool, progress: Progress, before: Mapping[str, Record]) -> None:
+        self._pool = pool
+        self._before = before
+        self._todo: deque[Point] = deque()
+        self._judges: dict[str, Judge] = {}
+        self._elsewhere: list[Point] = []
+        self._found: list[Record] = []
+        self.progress = progress
 
-def blank_record(point: Point, started: datetime) -> Record:
-    """A record of this point with nothing measured yet."""
-    run = point.run
-    return Record(
-        run_id=run.run_id,
-        sweep=run.sweep,
-        status="failed",
-        config=run.dump(),
-        config_hash=run.hash,
-        axes=run.axes,
-        environment={"overrides": list(point.overrides)},
-        started=started.isoformat(),
-    )
+    @property
+    def free(self) -> bool:
+        """Whether another point would be started at once."""
+        return self._pool.free and not self._todo
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is a record to wait for."""
+        return bool(self._todo or self._elsewhere or self._found or self._pool.busy)
 
-def _write_config(point: Point) -> None:
-    import yaml
+    def submit(self, point: Point, judge: Judge | None = None) -> None:
+        """Carry out a point, now or when there is room; ``judge`` decides after each validation if it goes on."""
+        if judge is not None:
+            self._judges[point.run.run_id] = judge
+        self._todo.append(point)
+        self._fill()
 
-    write_atomically(point.folder / "config.yaml", yaml.safe_dump(point.run.dump(), sort_keys=False))
+    def wait(self) -> list[Record]:
+        """The next records; may be none, while another engine has what is left.
 
+        Raises:
+            KeyboardInterrupt: the user wants to stop.
+            UserError: a record cannot be written.
+        """
+        self._fill()
+        if not self._found:
+            self._found = self._pool.wait(POLL_SECONDS if self._elsewhere else None)
+        if self._elsewhere and not self._todo:
+            self._todo.extend(self._elsewhere)
+            self._elsewhere.clear()
+        found, self._found = self._found, []
+        for record in found:
+            self.progress.done(record)
+        return found
 
-def traceback_of(error: BaseException) -> str:
-    """The traceback as text, for the record and the log."""
-    return "".join(traceback.format_exception(error))
+    def _fill(self) -> None:
+        while self._todo and self._pool.free:
+            self._start(self._todo.popleft())
+
+    def _start(self, point: Point) -> None:
+        """Start a run of the point, unless another engine has it, or has left its record since we looked."""
+        claim = Claim.take(point)
+        if claim is None:
+            self._elsewhere.append(point)
+            self.progress.elsewhere(point.run.run_id)
+            return
+        held = record_of(point)
+        if held is not None and not is_interrupted(held) and held != self._before.get(point.run.run_id):
+            claim.release()
+            self._found.append(held)
+        else:
+            self._pool.start(point, claim, self._judges.get(point.run.run_id))

@@ -58,24 +58,49 @@ Params = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 """Axes of a sweep file: one grid, or a list of grids whose points follow each other."""
 
 
-def grid_points(loader: ConfigLoaderImpl, master: DictConfig, params: Params, arguments: Sequence[str]) -> list[Point]:
+def grid_points(
+    loader: ConfigLoaderImpl,
+    master: DictConfig,
+    params: Params,
+    arguments: Sequence[str],
+    zipped: Sequence[Sequence[str]] = (),
+) -> list[Point]:
     """Every point of a sweep, in the order written, duplicates dropped.
 
-    ``params`` are the sweep file's axes; an axis on the command line replaces the file's in every grid.
+    Args:
+        params: the sweep file's axes; an axis on the command line replaces the file's in every grid.
+        zipped: groups of axes that go along together instead of each with each (`expand`).
 
     Raises:
         UserError: an axis cannot be enumerated, or any point is wrong (all are checked before the first one runs).
     """
+    from peftbench.sweep.compose import Composer
+
     points: dict[str, Point] = {}
+    composer = Composer(loader, master)
     grids = [params] if params is None or isinstance(params, Mapping) else params
-    for overrides in itertools.chain.from_iterable(expand(parse(loader, grid, arguments)) for grid in grids):
-        config = loader.load_sweep_config(master, list(overrides))
+    written = [expand(parse(loader, grid, arguments), zipped) for grid in grids]
+    for overrides in itertools.chain.from_iterable(written):
+        config = composer(overrides)
         try:
             point = Point(load(config), command(master.hydra.job.config_name, overrides))
         except UserError as error:
             raise UserError(f"{error}\n  at the point {' '.join(overrides)}") from None
         points.setdefault(point.run.run_id, point)
     return list(points.values())
+
+
+def meeting(points: Sequence[Point], where: str | None) -> list[Point]:
+    """The points that meet the condition ``hydra.sweeper.where``; all of them without one.
+
+    Raises:
+        UserError: the condition cannot be read, or not be said of these points.
+    """
+    from peftbench.sweep.where import Where
+
+    if where is None:
+        return list(points)
+    return list(itertools.compress(points, Where(where).keep([point.run for point in points])))
 
 
 def parse(loader: ConfigLoaderImpl, params: Mapping[str, Any] | None, arguments: Sequence[str]) -> list[Override]:
@@ -87,22 +112,38 @@ def parse(loader: ConfigLoaderImpl, params: Mapping[str, Any] | None, arguments:
     return list({override.get_key_element(): override for override in parser.parse_overrides(written)}.values())
 
 
-def expand(overrides: Iterable[Override]) -> list[tuple[str, ...]]:
-    """The product of all axes, the last one fastest.
+def expand(overrides: Iterable[Override], zipped: Sequence[Sequence[str]] = ()) -> list[tuple[str, ...]]:
+    """The product of all axes, the last one fastest; axes that are zipped go along together, as one.
 
     Raises:
-        UserError: an axis is an interval, which only a search can sample.
+        UserError: an axis is an interval, which only a search can sample, or axes that are zipped do not match.
     """
-    axes = []
-    for override in overrides:
-        key = override.get_key_element()
-        if not override.is_sweep_override():
-            axes.append([f"{key}={override.get_value_element_as_str()}"])
-        elif override.is_discrete_sweep():
-            axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            raise UserError(f"{override.input_line}: an interval has no points; write {key}=range(a,b) or {key}=a,b,c")
-    return list(itertools.product(*axes))
+    axes = {override.get_key_element(): _values(override) for override in overrides}
+    for names in zipped:
+        _zip(axes, [argument.partition("=")[0] for argument in rewrite(f"{name}=0" for name in names)])
+    return [tuple(itertools.chain.from_iterable(chosen)) for chosen in itertools.product(*axes.values())]
+
+
+def _values(override: Override) -> list[tuple[str, ...]]:
+    """The values of one axis, each as the overrides that it is."""
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [(f"{key}={override.get_value_element_as_str()}",)]
+    if override.is_discrete_sweep():
+        return [(f"{key}={value}",) for value in override.sweep_string_iterator()]
+    raise UserError(f"{override.input_line}: an interval has no points; write {key}=range(a,b) or {key}=a,b,c")
+
+
+def _zip(axes: dict[str, list[tuple[str, ...]]], names: Sequence[str]) -> None:
+    """Let the first of these axes stand for all of them, value by value."""
+    if missing := [name for name in names if name not in axes]:
+        raise UserError(f"hydra.sweeper.zip: there is no axis {missing[0]} in this grid; it has {', '.join(axes)}")
+    if len({len(axes[name]) for name in names}) > 1:
+        counts = ", ".join(f"{name} has {len(axes[name])} values" for name in names)
+        raise UserError(f"hydra.sweeper.zip: {counts}; write as many for each")
+    first, *others = names
+    together = zip(axes[first], *(axes.pop(name) for name in others), strict=True)
+    axes[first] = [tuple(itertools.chain.from_iterable(values)) for values in together]
 
 
 def _refuse_ignored(point: Point) -> None:

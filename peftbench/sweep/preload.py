@@ -1,10 +1,47 @@
 """What the fork server imports once for all runs. Nothing here may touch CUDA or start a thread."""
 
+import importlib.util
 import logging
+import os
+import sys
+import types
 import warnings
+from typing import Any
+
+from peftbench.sweep.orphans import end_with_parent
+from peftbench.sweep.slots import gpus
+
+BITSANDBYTES = "bitsandbytes"
+
+# The engine's death is the server's, and the server's that of every run.
+end_with_parent()
 
 # It says at every import that an optional package of prebuilt kernels is not installed.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+logging.getLogger(BITSANDBYTES).setLevel(logging.ERROR)
+
+
+class Later(types.ModuleType):
+    """Stands for a package in modules that have imported it, until a run uses it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            raise AttributeError(f"{self.__name__}.{name} is not for the fork server: only runs import it")
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def _put_off(name: str) -> None:
+    """Leave the import of a package to the runs that use it: PEFT imports it and does not use it."""
+    if (spec := importlib.util.find_spec(name)) is None:
+        return
+    stand_in = Later(name)
+    stand_in.__spec__ = spec
+    sys.modules[name] = stand_in
+    os.register_at_fork(after_in_child=lambda: sys.modules.pop(name, None))
+
+
+if gpus():
+    # Importing it asks CUDA for the GPUs, after which no forked process could use one.
+    _put_off(BITSANDBYTES)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -19,4 +56,6 @@ with warnings.catch_warnings():
     import transformers.models.gpt2.modeling_gpt2  # noqa: F401
     import wandb.sdk.launch  # noqa: F401
 
+    # Python imports the script that was started (``bin/peftbench``) in every process again, and that imports this.
+    import peftbench.__main__
     import peftbench.run  # noqa: F401

@@ -6,123 +6,221 @@ import os
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from peftbench.sweep.child import EXECUTE, Job, Judge, OnProgress, carry_out, judging, main
+from peftbench.sweep.claim import Claim
+from peftbench.sweep.interrupts import Interrupts
+from peftbench.sweep.orphans import sign
+from peftbench.sweep.outcome import Exit
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkServerProcess
 
-    from peftbench.sweep.grid import Point
-
-OnProgress = Callable[[str, int, int], None]
-"""Called with (phase, steps done, steps in all)."""
-POLL_SECONDS = 0.2
+PRELOAD = "peftbench.sweep.preload"
+JOIN_SECONDS = 10.0
+START_TRIES = 3
 
 
-@dataclass(frozen=True)
-class Exit:
-    """How a process ended."""
-
-    code: int | None = 0
-    signal: str | None = None
-    timed_out: bool = False
-
-
-class Worker(ABC):
-    """Carries out one point at a time."""
+class Process(ABC):
+    """A run at work."""
 
     @abstractmethod
-    def run(self, point: Point, log: Path, timeout: float | None, on_progress: OnProgress) -> Exit:
-        """Carry out ``point``; its output goes to ``log``."""
+    def exit(self) -> Exit | None:
+        """How it ended, or None while it has not."""
 
-    @staticmethod
-    @contextmanager
-    def pool(in_process: bool) -> Iterator[Worker]:
-        """The kind of worker that was asked for."""
-        yield InProcess() if in_process else ForkServer()
+    def sources(self) -> Sequence[Any]:
+        """What becomes readable when there is news."""
+        return ()
+
+    def kill(self, *, timed_out: bool = False) -> None:  # noqa: B027
+        """End it and whatever it has started, and wait until it is gone."""
 
 
-class InProcess(Worker):
+class Launcher(ABC):
+    """Starts runs.
+
+    ``execute`` is what a run is, as ``module:function``; see `peftbench.run.execute`.
+    """
+
+    def __init__(self, execute: str = EXECUTE) -> None:
+        self.execute = execute
+
+    @abstractmethod
+    def warm(self, interrupts: Interrupts) -> None:
+        """Make ready, so that starting a run takes no time."""
+
+    @abstractmethod
+    def start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None = None) -> Process:
+        """Start one run; ``judge`` decides after each validation whether it goes on."""
+
+
+class InProcess(Launcher):
     """Runs in the present process, for debuggers: output stays on the terminal and nothing is isolated."""
 
-    def run(self, point: Point, log: Path, timeout: float | None, on_progress: OnProgress) -> Exit:
-        """See `Worker.run`; the timeout cannot be kept in one process and is an error at composition."""
-        from peftbench.sweep.child import carry_out
+    def warm(self, interrupts: Interrupts) -> None:
+        """See `Launcher.warm`."""
+        self._interrupts = interrupts
 
-        carry_out(point, on_progress)
+    def start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None = None) -> Process:
+        """See `Launcher.start`; it is over when this returns."""
+        with self._interrupts.allowed():
+            carry_out(job, on_progress if judge is None else judging(judge, on_progress))
+        return _Over()
+
+
+class _Over(Process):
+    def exit(self) -> Exit | None:
+        """It has ended."""
         return Exit()
 
 
-class ForkServer(Worker):
-    """A fresh process a point: clean memory figures, and a crash stays inside."""
+class ForkServer(Launcher):
+    """A fresh process a run: clean memory figures, and a crash stays inside."""
 
-    def __init__(self) -> None:
+    def __init__(self, execute: str = EXECUTE, preload: str = PRELOAD) -> None:
+        super().__init__(execute)
         self._context = get_context("forkserver")
         # The server imports torch and friends once; it must never touch CUDA, or no child could.
-        self._context.set_forkserver_preload(["peftbench.sweep.preload"])
+        self._context.set_forkserver_preload([preload])
 
-    def run(self, point: Point, log: Path, timeout: float | None, on_progress: OnProgress) -> Exit:
-        """See `Worker.run`."""
-        from peftbench.sweep.child import main
-
-        reader, writer = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=main, args=(point, str(log), writer), daemon=False)
-        process.start()
-        writer.close()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        try:
-            timed_out = _watch(process, reader, deadline, on_progress)
-        finally:
-            if process.is_alive():
-                _end(process)
+    def warm(self, interrupts: Interrupts) -> None:
+        """See `Launcher.warm`: the server's imports take seconds, in which Ctrl-C is heard."""
+        sign()
+        with interrupts.allowed():
+            process = self._context.Process(target=_nothing)
+            process.start()
             process.join()
-        code = process.exitcode
-        name = signal.Signals(-code).name if code is not None and code < 0 else None
-        return Exit(code, name, timed_out)
+
+    def start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None = None) -> Process:
+        """See `Launcher.start`."""
+        for _ in range(START_TRIES - 1):
+            # A server that was killed is found out by asking it, and the next call starts another one.
+            with suppress(EOFError, ConnectionError):
+                return self._start(job, claim, on_progress, judge)
+        return self._start(job, claim, on_progress, judge)
+
+    def _start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None) -> Process:
+        reader, writer = self._context.Pipe(duplex=judge is not None)
+        process = self._context.Process(target=main, args=(job, writer, _Shared(claim.descriptor)), daemon=False)
+        try:
+            process.start()
+        except BaseException:
+            reader.close()
+            raise
+        finally:
+            writer.close()
+        return _Forked(process, reader, on_progress, judge)
 
 
-def _watch(process: ForkServerProcess, reader: Connection, deadline: float | None, on_progress: OnProgress) -> bool:
-    """Pass progress on until the process ends; True if the deadline came first."""
-    told = True
-    while process.is_alive():
-        if deadline is not None and time.monotonic() > deadline:
-            return True
-        told = told and _pass_on(reader, on_progress)
-        if not told:
-            process.join(POLL_SECONDS)
-    return False
+def _nothing() -> None:
+    """A first child: when it has ended, the server has imported everything."""
 
 
-def _pass_on(reader: Connection, on_progress: OnProgress) -> bool:
-    """Wait a moment for one report; False once the other side has closed."""
+@dataclass(frozen=True)
+class _Shared:
+    """A descriptor on its way to a child; there `detach` gives the child's own number of it."""
+
+    descriptor: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _handed, (DupFd(self.descriptor),)
+
+
+def _handed(descriptor: Any) -> Any:
+    return descriptor
+
+
+class _Forked(Process):
+    def __init__(
+        self, process: ForkServerProcess, reader: Connection, on_progress: OnProgress, judge: Judge | None
+    ) -> None:
+        self._process = process
+        self._judge = judge
+        self._reader: Connection | None = reader
+        self._on_progress = on_progress
+        self._timed_out = False
+        self._note: str | None = None
+        self._oom_before = _oom_kills()
+
+    def sources(self) -> Sequence[Any]:
+        """See `Process.sources`."""
+        return [self._process.sentinel, *([self._reader] if self._reader is not None else [])]
+
+    def exit(self) -> Exit | None:
+        """Pass on what it has reported meanwhile; see `Process.exit`."""
+        ended = bool(wait([self._process.sentinel], 0))
+        self._pass_on()
+        if not ended:
+            return None
+        self._process.join()
+        self._end_group()  # what the run has started and left behind
+        self._close()
+        code = self._process.exitcode
+        return Exit(code, _signal_name(code), self._timed_out, _oom_kills() > self._oom_before, self._note)
+
+    def kill(self, *, timed_out: bool = False) -> None:
+        """See `Process.kill`."""
+        self._timed_out = timed_out
+        self._end_group()
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        self._process.join(JOIN_SECONDS)
+
+    def _pass_on(self) -> None:
+        while self._reader is not None and self._reader.poll():
+            try:
+                told = self._reader.recv()
+            except (EOFError, OSError):
+                self._close()
+                return
+            if isinstance(told, str):
+                self._note = told
+            elif len(told) == 2 and self._judge is not None:
+                verdict = self._judge(*told)
+                with suppress(OSError):  # it did not live to hear it
+                    self._reader.send(verdict)
+            else:
+                self._on_progress(*told)
+
+    def _close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _end_group(self) -> None:
+        # It leads a group of its own.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid or 0, signal.SIGKILL)
+
+
+def _signal_name(code: int | None) -> str | None:
+    """The signal in a negative exit code."""
+    if code is None or code >= 0:
+        return None
+    return signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+
+
+def wait_for(processes: Sequence[Process], seconds: float | None) -> None:
+    """Wait for news of any of these processes, at most for so long."""
+    if sources := [source for process in processes for source in process.sources()]:
+        wait(sources, seconds)
+    elif not processes and seconds is not None:
+        time.sleep(seconds)
+
+
+def _oom_kills() -> int:
+    """How often the kernel has killed a process for memory since it started; 0 where it does not say."""
     try:
-        if reader.poll(POLL_SECONDS):
-            on_progress(*reader.recv())
-    except EOFError:
-        return False
-    return True
-
-
-def _end(process: ForkServerProcess) -> None:
-    """End the process and whatever it started: it leads a group of its own."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid or 0, signal.SIGKILL)
-    with suppress(ProcessLookupError):
-        process.kill()
-
-
-def lead_own_group() -> None:
-    """In the child: apart from the terminal's Ctrl-C (the engine decides), and gone when the fork server is gone."""
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with suppress(OSError, AttributeError):
-        import ctypes
-
-        set_parent_death_signal = 1
-        libc: Any = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(set_parent_death_signal, signal.SIGKILL)
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -16,12 +16,14 @@ from peftbench.cli.overrides import command as command_of
 from peftbench.errors import UserError
 from peftbench.record import Record
 from peftbench.sweep import command, engine, search_result
+from peftbench.sweep.child import Judge
 from peftbench.sweep.grid import Point, load, parse
-from peftbench.sweep.process import Worker
-from peftbench.sweep.progress import Progress
+from peftbench.sweep.outcome import writing
+from peftbench.sweep.process import Launcher
 from peftbench.sweep.search_options import SearchOptions
 from peftbench.sweep.search_space import Space
-from peftbench.sweep.search_study import counted, opened, sampler
+from peftbench.sweep.search_study import counted, opened, pruner, sampler
+from peftbench.sweep.where import Where
 
 if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -53,22 +55,33 @@ def carry_out(
     points = [compose(overrides) for overrides in space.probes()]
     first = points[0]
     _refuse_rerun(first)
+    if settings.where is not None:
+        Where(settings.where).keep([point.run for point in points])
     lines = [f"search {first.run.sweep}: {settings.sampler}, {settings.n_trials} trials -> {first.folder.parent}"]
     lines += [f"  {dimension}" for dimension in space.dimensions]
     lines += [f"  {objective.direction} {objective.metric}" for objective in settings.objectives]
+    lines += [f"  with {constraint}" for constraint in settings.constraints]
+    lines += [] if settings.pruner == "none" else [f"  pruned by {settings.pruner}"]
     print("\n".join(lines), flush=True)
     if not first.run.engine.dry_run:
         _search(settings, space, compose, points)
 
 
-def _search(settings: SearchOptions, space: Space, compose: Compose, points: Sequence[Point]) -> None:
+def _search(
+    settings: SearchOptions,
+    space: Space,
+    compose: Compose,
+    points: Sequence[Point],
+    launcher: Launcher | None = None,
+) -> None:
     run, folder = points[0].run, points[0].folder.parent
-    with opened(settings, folder, run.sweep, _identity(settings, space, points)) as study:
+    with writing(folder), opened(settings, folder, run.sweep, _identity(settings, space, points)) as study:
         todo = max(0, settings.n_trials - len(counted(study)))
         print(f"{len(counted(study))} trials done already, {todo} to run", flush=True)
+        study.pruner = pruner(settings, run.trainer.validations)
         try:
-            with Worker.pool(run.engine.in_process) as worker, Progress(todo) as progress:
-                Search(study, settings, space, compose, worker, progress).run()
+            with engine.runner(points, todo, launcher=launcher) as runner:
+                Search(study, settings, space, compose, runner).run()
         finally:
             command.show(folder)
             search_result.conclude(study, settings, folder)
@@ -96,7 +109,9 @@ def _identity(settings: SearchOptions, space: Space, points: Sequence[Point]) ->
     Sampler, its seed and the number of trials may change from one call to the next.
     """
     hashes = "".join(point.run.hash for point in points)
+    bounds = [str(constraint) for constraint in settings.constraints]
     return {
+        **({"constraints": bounds} if bounds else {}),
         "dimensions": space.describe(),
         "objectives": [objective.model_dump() for objective in settings.objectives],
         "configuration": hashlib.sha256(hashes.encode()).hexdigest(),
@@ -111,54 +126,104 @@ class Search:
     settings: SearchOptions
     space: Space
     compose: Compose
-    worker: Worker
-    progress: Progress
+    runner: engine.Runner
+    _points: dict[str, tuple[Point, list[Trial]]] = field(default_factory=dict)
+    """Points at work, and the trials that wait for each."""
     _records: dict[str, Record] = field(default_factory=dict)
     """What this call has carried out: a point that failed is not tried twice in one search."""
 
     def run(self) -> None:
-        """Go on until ``n_trials`` trials are finished.
+        """Go on until ``n_trials`` trials are finished; a free slot is given the next trial at once.
 
         Raises:
             UserError: a run failed and ``engine.fail_fast`` is set, or a run has no such objective.
         """
-        while (index := len(counted(self.study))) < self.settings.n_trials:
-            self.study.sampler = sampler(self.settings, index)
-            trial = self.study.ask(self.space.distributions())
-            try:
-                point = self.compose(self.space.overrides(trial.params))
-            except UserError as error:
-                # The probes were legal, so only this combination is not.
-                print(f"trial {trial.number} is no legal configuration: {error}", flush=True)
-                self._tell(trial, None, "failed", str(error))
-                continue
-            record = self._record(point)
-            self.progress.done(record)
-            self._tell(trial, record, record.status, record.reason)
-            if record.status not in FINE and point.run.engine.fail_fast:
-                raise UserError(f"engine.fail_fast: {record.run_id} is {record.status}: {record.reason}")
+        while self._wanted or self._points:
+            while self._wanted and self.runner.free:
+                self._ask()
+            if self._points:
+                for record in self.runner.wait():
+                    self._ended(record)
 
-    def _record(self, point: Point) -> Record:
-        """The point's record: of this call, from disk, or of a new process; an impossible point costs none."""
+    @property
+    def _index(self) -> int:
+        """How many trials are finished or at work."""
+        return len(counted(self.study)) + sum(len(trials) for _, trials in self._points.values())
+
+    @property
+    def _wanted(self) -> bool:
+        return self._index < self.settings.n_trials
+
+    def _ask(self) -> None:
+        """Begin a trial. An impossible point costs no process, and one that is known or at work no second one."""
+        self.study.sampler = sampler(self.settings, self._index)
+        trial = self.study.ask(self.space.distributions())
+        try:
+            point = self.compose(self.space.overrides(trial.params))
+        except UserError as error:
+            # The probes were legal, so only this combination is not.
+            self.runner.progress.say(f"trial {trial.number} is no legal configuration: {error}")
+            self._tell(trial, None, "failed", str(error))
+            return
         run_id = point.run.run_id
-        self.progress.begin(run_id)
+        if self.settings.where is not None and not Where(self.settings.where).meets(point.run):
+            self._tell(trial, None, "skipped", f"hydra.sweeper.where: {self.settings.where}")
+        elif run_id in self._points:
+            self._points[run_id][1].append(trial)
+        elif (record := self._known(point)) is not None:
+            self.runner.progress.done(record)
+            self._take(trial, point, record)
+        else:
+            self._points[run_id] = (point, [trial])
+            self.runner.submit(point, None if self.settings.pruner == "none" else self._judge(trial))
+
+    def _judge(self, trial: Trial) -> Judge:
+        """What decides after each validation of a trial whether it goes on."""
+
+        def judge(index: int, figures: dict[str, float]) -> str | None:
+            (objective,) = self.settings.objectives
+            if objective.metric not in figures:
+                there = ", ".join(sorted(figures))
+                raise UserError(f"objective {objective.metric}: a validation has no such figure; it has {there}")
+            trial.report(figures[objective.metric], index)
+            pruned = f"{self.settings.pruner}: {objective.metric} {figures[objective.metric]:.6g} at validation {index}"
+            return pruned if trial.should_prune() else None
+
+        return judge
+
+    def _known(self, point: Point) -> Record | None:
+        """The point's record without a run: of this call, from disk, or because it can never run."""
+        run_id = point.run.run_id
         if run_id not in self._records:
             plan = engine.Plan.of([point])
             if plan.todo:
-                self._records[run_id] = engine.carry_out_point(point, self.worker, self.progress)
-            else:
-                (self._records[run_id],) = engine.carry_out_plan(plan)
+                return None
+            (self._records[run_id],) = engine.carry_out_plan(plan)
         return self._records[run_id]
+
+    def _ended(self, record: Record) -> None:
+        point, trials = self._points.pop(record.run_id)
+        self._records[record.run_id] = record
+        for trial in trials:
+            self._take(trial, point, record)
+
+    def _take(self, trial: Trial, point: Point, record: Record) -> None:
+        self._tell(trial, record, record.status, record.reason)
+        engine.stop_at(record, point)
 
     def _tell(self, trial: Trial, record: Record | None, status: str, reason: str | None) -> None:
         """Finish the trial. What was skipped counts as pruned, so that the sampler learns to avoid it."""
         from optuna.trial import TrialState
 
-        # Read first: without its objective the trial stays unfinished and is taken up again once that is corrected.
-        values = [o.value(record) for o in self.settings.objectives] if record and status == "ok" else None
+        # Read first: without its figures the trial stays unfinished and is taken up again once that is corrected.
+        measured = record if status == "ok" else None
+        values = [objective.value(measured) for objective in self.settings.objectives] if measured else None
+        excess = {str(bound): bound.excess(measured) for bound in self.settings.constraints} if measured else {}
         about = {"run_id": record.run_id if record else None, "status": status, "reason": reason}
         for key, value in about.items():
             trial.set_user_attr(key, value)
+        for name, beyond in excess.items():
+            trial.set_constraint(name, beyond)
         if values is not None:
             self.study.tell(trial, values)
         else:

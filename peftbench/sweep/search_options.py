@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from peftbench.sweep.search_space import Choice, Space
 
 VALIDATION = "validation/"
 EVALUATION = "quality/"
+UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_CONSTRAINT = re.compile(rf"^\s*([A-Za-z]\w*/\w+)\s*(<=|>=)\s*([-+.\deE]*\d\.?)\s*({'|'.join(UNITS)})?\s*$")
 
 
 class Objective(Section):
@@ -40,12 +43,54 @@ class Objective(Section):
         Raises:
             UserError: the run has no such figure.
         """
-        figures = figures_of(record)
-        if self.metric not in figures:
-            raise UserError(
-                f"objective {self.metric}: {record.run_id} has no such figure; it has {', '.join(sorted(figures))}"
+        return figure(record, self.metric, "objective")
+
+
+class Constraint(Section):
+    """A bound on a figure: ``memory/train_peak_bytes <= 2 GiB``."""
+
+    metric: str
+    at_most: bool
+    """Otherwise it is at least the bound."""
+    bound: float
+
+    @classmethod
+    def read(cls, text: str) -> Constraint:
+        """The constraint that is written like this."""
+        if (found := _CONSTRAINT.match(text)) is None:
+            raise ValueError(
+                f"{text!r} is no bound: write 'memory/train_peak_bytes <= 2 GiB' or 'validation/accuracy >= 0.8'"
             )
-        return figures[self.metric]
+        metric, relation, number, unit = found.groups()
+        if metric.startswith(EVALUATION):
+            raise ValueError(f"{metric} is measured on the evaluation split, by which nothing may be selected")
+        if unit and not metric.endswith("_bytes"):
+            raise ValueError(f"{text!r}: only figures in bytes take a unit")
+        return cls(metric=metric, at_most=relation == "<=", bound=float(number) * UNITS[unit or "B"])
+
+    def excess(self, record: Record) -> float:
+        """How far a finished run is beyond the bound, in the unit of the figure; at most 0 where it is kept.
+
+        Raises:
+            UserError: the run has no such figure.
+        """
+        value = figure(record, self.metric, "constraint")
+        return value - self.bound if self.at_most else self.bound - value
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'<=' if self.at_most else '>='} {self.bound:g}"
+
+
+def figure(record: Record, metric: str, what: str) -> float:
+    """A figure of a finished run by which a search selects.
+
+    Raises:
+        UserError: the run has none of this name.
+    """
+    figures = figures_of(record)
+    if metric not in figures:
+        raise UserError(f"{what} {metric}: {record.run_id} has no such figure; it has {', '.join(sorted(figures))}")
+    return figures[metric]
 
 
 def figures_of(record: Record) -> dict[str, float]:
@@ -62,10 +107,18 @@ class SearchOptions(Section):
 
     params: dict[str, Any] | None
     n_trials: int = Field(ge=1)
-    sampler: Literal["tpe", "random", "nsga2", "cmaes", "gp", "qmc"]
+    sampler: Literal["tpe", "random", "nsga2", "nsga3", "cmaes", "gp", "qmc"]
+    pruner: Literal["none", "median", "hyperband", "asha"] = "none"
     seed: int = Field(ge=0, lt=2**31)
     objectives: list[Objective] = Field(min_length=1)
+    where: str | None = None
+    constraints: list[Constraint] = Field(default_factory=list)
     storage: str | None
+
+    @field_validator("constraints", mode="before")
+    @classmethod
+    def _read_constraints(cls, value: Any) -> Any:
+        return [Constraint.read(item) if isinstance(item, str) else item for item in value or []]
 
     @model_validator(mode="after")
     def _each_objective_once(self) -> SearchOptions:
@@ -102,6 +155,15 @@ class SearchOptions(Section):
             raise UserError("sampler=cmaes needs two dimensions or more: write sampler=tpe")
         if self.sampler == "cmaes" and len(self.objectives) > 1:
             raise UserError("sampler=cmaes takes one objective: write sampler=tpe or sampler=nsga2")
+        if self.pruner == "none":
+            return
+        if len(self.objectives) > 1:
+            raise UserError(f"pruner={self.pruner} takes one objective: write pruner=none, or leave objectives out")
+        if not self.objectives[0].metric.startswith(VALIDATION):
+            raise UserError(
+                f"pruner={self.pruner}: {self.objectives[0].metric} is known only at the end of a run; "
+                "write pruner=none, or an objective that is reported meanwhile, such as validation/accuracy"
+            )
 
 
 def _explain(item: Any) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from peftbench.record import read, write_atomically
+from peftbench.sweep.search_plots import write_plots
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -31,7 +32,12 @@ def conclude(study: Study, settings: SearchOptions, folder: Path) -> None:
     """Print what is best so far; with a single objective also write its configuration. Says nothing without trials."""
     found = best_trials(study)
     if not found:
+        if settings.constraints and any(trial.values for trial in study.get_trials(deepcopy=False)):
+            print(f"\nno trial keeps {' and '.join(map(str, settings.constraints))}")
         return
+    show_importances(study, settings)
+    if (plots := write_plots(study, settings, folder)) is not None:
+        print(f"plots    {plots}/*.png")
     if len(settings.objectives) > 1:
         Console(highlight=False, soft_wrap=True).print(pareto_table(found, settings))
         return
@@ -39,6 +45,19 @@ def conclude(study: Study, settings: SearchOptions, folder: Path) -> None:
     print(f"\nbest     {trial.user_attrs['run_id']}: {metric} {trial.values[0]:.6g} (trial {trial.number})")
     if (path := write_best(trial, metric, folder)) is not None:
         print(f"config   {path}\nagain    peftbench --config-dir {folder} -cn {path.stem}")
+
+
+def show_importances(study: Study, settings: SearchOptions) -> None:
+    """Print, for each objective, each dimension's share in explaining it; nothing where that is unknown."""
+    from optuna.importance import get_param_importances
+
+    for index, objective in enumerate(settings.objectives):
+        try:
+            found = get_param_importances(study, target=lambda trial, index=index: trial.values[index])
+        except (ValueError, RuntimeError):
+            return  # too few trials, or all of them alike
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in found.items())
+        print(f"\nimportance for {objective.metric}: {shares}")
 
 
 def best_trials(study: Study) -> list[FrozenTrial]:

@@ -14,6 +14,7 @@ from peftbench.errors import UserError
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
@@ -92,6 +93,8 @@ def sampler(options: SearchOptions, index: int) -> BaseSampler:
             return samplers.RandomSampler(seed=seed)
         case "nsga2":
             return samplers.NSGAIISampler(seed=seed)
+        case "nsga3":
+            return samplers.NSGAIIISampler(seed=seed)
         case "gp":
             return samplers.GPSampler(seed=seed)
         case "qmc":
@@ -102,6 +105,24 @@ def sampler(options: SearchOptions, index: int) -> BaseSampler:
     except ImportError:
         raise UserError("sampler=cmaes: pip install cmaes, or write sampler=tpe") from None
     return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+
+
+def pruner(options: SearchOptions, validations: int) -> BasePruner:
+    """The pruner that was asked for; its steps are validations, counted from 1.
+
+    Args:
+        validations: how many a run has that is not pruned.
+    """
+    from optuna import pruners
+
+    match options.pruner:
+        case "none":
+            return pruners.NopPruner()  # None would be the median one
+        case "median":
+            return pruners.MedianPruner()
+        case "hyperband":
+            return pruners.HyperbandPruner(min_resource=1, max_resource=validations)
+    return pruners.SuccessiveHalvingPruner(min_resource=1)
 
 
 @contextmanager
@@ -156,7 +177,8 @@ def _bind(storage: BaseStorage, options: SearchOptions, name: str, identity: dic
     if held == json.loads(json.dumps(identity)):
         return study
     if counted(study):
-        changed = [key for key in identity if (held or {}).get(key) != identity[key]]
+        before = held or {}
+        changed = [key for key in {**identity, **before} if before.get(key) != identity.get(key)]
         raise UserError(
             f"the study {name} has {len(counted(study))} trials of another search ({', '.join(changed)} differ): "
             "write sweep=NAME for a new one"

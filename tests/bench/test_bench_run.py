@@ -133,3 +133,15 @@ def test_found_by_their_folder(capsys) -> None:
     assert frame.names() == sorted(path.stem for path in SUITE.glob("*.py") if path.stem != "__init__")
     assert main(["nonsense"]) == 2
     assert "padding, steps" in capsys.readouterr().err
+
+
+def test_the_engine_is_measured_beside_hydras_launcher(tmp_path) -> None:
+    assert main(["engine", "--quick", "--repetitions", "1", "--out", str(tmp_path)]) == 0
+    raw = json.loads((tmp_path / "engine.json").read_text())
+    for entry in raw["results"]["rounds"]:
+        assert set(entry["ours"]) == {"compose", "start", "run"}
+        assert all(seconds > 0 for seconds in (*entry["ours"].values(), entry["hydra"]))
+    (last,) = [entry for entry in raw["results"]["rounds"] if entry["points"] == 6]
+    page = (tmp_path / "engine.md").read_text()
+    assert f"{1e3 * last['hydra'] / 6:.1f}" in page
+    assert f"{(last['ours']['compose'] + last['ours']['run']) / 6:.3f} s at 6 points" in page

@@ -51,8 +51,19 @@ def test_a_dry_run_lists_the_points_and_runs_none(tmp_path: Path) -> None:
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert lines[0].startswith("sweep default: 3 points, 3 to run")
-    assert [line.split()[0] for line in lines[1:]] == ["run"] * 3
+    assert [line.split()[0] for line in lines[1:-1]] == ["run"] * 3
+    assert "no estimate" in lines[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_grid_is_thinned_out_and_zipped_on_the_command_line(tmp_path: Path) -> None:
+    chosen = ["hydra.sweeper.where=\"not (method == 'hira' and seed > 0)\"", "hydra.sweeper.zip=[[method,rank]]"]
+    done = peftbench("-m", "method=lora,hira", "rank=4,8", "seed=0,1", "engine.dry_run=true", *chosen, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith("(1 left out by where)")
+    found = [line.partition("method=")[2] for line in lines[1:-1]]
+    assert found == ["lora rank.value=4 seed=0", "lora rank.value=4 seed=1", "hira rank.value=8 seed=0"]
 
 
 def test_bad_data_fails_before_any_training(tmp_path: Path, sentences: Path) -> None:

@@ -1,19 +1,15 @@
-"""The engine with real processes and a tiny network: every way a run can end becomes a record."""
+"""The engine with real processes and a tiny network: what a run leaves, and what is run again."""
 
 from __future__ import annotations
 
-import os
-import signal
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from peftbench import record as records
-from peftbench.sweep import engine
 from peftbench.sweep.engine import Plan, carry_out_plan
 from peftbench.sweep.grid import Point
+from peftbench.sweep.pool import Pool
 
 
 @pytest.fixture
@@ -36,14 +32,14 @@ def test_an_ok_run_leaves_everything_that_is_promised(point) -> None:
 def test_done_points_are_not_run_again(point, monkeypatch) -> None:
     chosen = point()
     first = carry_out_plan(Plan.of([chosen]))
-    monkeypatch.setattr(engine, "carry_out_point", lambda *_: pytest.fail("it was run again"))
+    monkeypatch.setattr(Pool, "start", lambda *_: pytest.fail("it was run again"))
     assert carry_out_plan(Plan.of([chosen])) == first
     assert Plan.of([point("engine.rerun=true")]).todo
     assert Plan.of([point("trainer.lr=2e-3")]).todo
 
 
 def test_an_impossible_point_is_a_skipped_record_without_a_process(point, monkeypatch) -> None:
-    monkeypatch.setattr(engine, "carry_out_point", lambda *_: pytest.fail("it cost a process"))
+    monkeypatch.setattr(Pool, "start", lambda *_: pytest.fail("it cost a process"))
     (record,) = carry_out_plan(Plan.of([point("method=lora", "sparsity=magnitude")]))
     assert record.status == "skipped"
     assert "method=sparse_lora" in (record.reason or "")
@@ -59,36 +55,6 @@ def test_a_failed_run_keeps_its_traceback_and_the_sweep_goes_on(point, tmp_path)
     assert (broken.folder / "config.yaml").is_file()
     assert Plan.of([broken]).todo, "failed points are tried again"
     assert not Plan.of([point("method.targets=[no_such_layer]", "engine.retry_failed=false")]).todo
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_killed_run_is_recorded_and_the_sweep_goes_on(point, how) -> None:
-    slow = point("trainer.max_steps=100000", "trainer.epochs=100000")
-
-    def kill_when_training(phase: str, done: int, total: int) -> None:
-        if phase == "training":
-            for child in psutil.Process().children(recursive=True):
-                if child.status() != psutil.STATUS_ZOMBIE and "forkserver" in " ".join(child.cmdline()):
-                    for run in child.children():
-                        os.kill(run.pid, how)
-
-    from peftbench.sweep.process import ForkServer
-
-    slow.folder.mkdir(parents=True)
-    end = ForkServer().run(slow, slow.folder / "run.log", None, kill_when_training)
-    assert end.signal == how.name
-    status, reason = engine._verdict(end)
-    assert status == "killed"
-    assert how.name in reason
-
-
-def test_a_run_past_its_timeout_is_ended(point) -> None:
-    slow = point("trainer.max_steps=1000000", "trainer.epochs=1000000", "engine.timeout=4")
-    began = time.monotonic()
-    (record,) = carry_out_plan(Plan.of([slow]))
-    assert record.status == "killed"
-    assert "engine.timeout" in (record.reason or "")
-    assert time.monotonic() - began < 60
 
 
 def test_fail_fast_stops_at_the_first_failure(point) -> None:

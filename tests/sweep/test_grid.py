@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
+from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 from support import CONF, SWEEPS
 
 from peftbench.cli.paths import register_plugins
 from peftbench.errors import UserError
-from peftbench.sweep.grid import expand, grid_points, parse
+from peftbench.sweep.compose import Composer
+from peftbench.sweep.grid import expand, grid_points, meeting, parse
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +26,11 @@ def loader() -> ConfigLoaderImpl:
     return ConfigLoaderImpl(create_config_search_path(str(CONF)))
 
 
-def points(loader: ConfigLoaderImpl, params: dict | None, *arguments: str, name: str = "config"):
+def points(loader: ConfigLoaderImpl, params: dict | None, *arguments: str, name: str = "config", zipped=()):
     from peftbench.cli.overrides import rewrite
 
     master = loader.load_configuration(name, rewrite(arguments), RunMode.MULTIRUN)
-    return grid_points(loader, master, params, rewrite(arguments))
+    return grid_points(loader, master, params, rewrite(arguments), zipped)
 
 
 def test_a_grid_is_the_product_of_its_axes(loader) -> None:
@@ -91,3 +95,95 @@ def test_composing_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "sst2" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=qlora", "trainer.lr=0.02", "rank.pattern={query:4}", "sweep=other"),
+        ("method=sparse_lora", "sparsity=magnitude", "sparsity.ratio=0.7", "rank.value=16", "seed=3"),
+        ("method=hira", "dataset=movie_reviews", "model=minilm", "dataset.max_length=32", "rank=fixed_alpha"),
+        ("method=lora", "trainer={lr:0.1}", "+method.rslora=true", "~rank.pattern"),
+        ("trainer.lr=0.5", "method=full", "trainer.batch_size=3"),
+        ("trainer.lr=0.5", "trainer={lr:0.1,batch_size:3}", "trainer.batch_size=4"),
+        ("method=lora", "trainer.lrr=1"),
+    ],
+)
+@pytest.mark.parametrize("name", ["config", "demo"])
+def test_a_point_is_what_hydra_composes(loader, name: str, overrides: tuple[str, ...]) -> None:
+    master = loader.load_configuration(name, ["output_dir=elsewhere"], RunMode.MULTIRUN)
+
+    def composed(compose):
+        try:
+            config = compose(list(overrides))
+        except HydraException as error:
+            return str(error)
+        return OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
+
+    ours = Composer(loader, master)
+    expected = composed(lambda chosen: loader.load_sweep_config(master, chosen))
+    assert composed(ours) == expected
+    assert composed(ours) == expected, "a second time, when the files are known"
+
+
+def test_files_are_composed_once_for_each_choice(loader, monkeypatch) -> None:
+    calls = []
+    held = ConfigLoaderImpl.load_sweep_config
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", lambda *args: calls.append(args[2]) or held(*args))
+    found = points(loader, None, "method=lora,hira", "rank=4,8,16", "seed=range(20)")
+    assert len(found) == 120
+    assert calls == [["method=lora"], ["method=hira"]]
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ("not (method == 'lora' and rank > 4)", [("lora", 4), ("hira", 4), ("hira", 8), ("full", None)]),
+        ("method in ['full', 'hira'] and seed == 0", [("hira", 4), ("hira", 8), ("full", None)]),
+        ("rank >= 8 or rank is None", [("lora", 8), ("hira", 8), ("full", None)]),
+        ("4 <= rank < 8", [("lora", 4), ("hira", 4)]),
+        ("rank * 2 - 8 == 0", [("lora", 4), ("hira", 4)]),
+        ("trainer.lr < 0.001", [("full", None)]),
+        ("method.targets == 'attention' and rank != 4", [("lora", 8), ("hira", 8)]),
+    ],
+)
+def test_a_condition_chooses_points(loader, where: str, kept: list) -> None:
+    found = points(loader, None, "method=lora,hira,full", "rank=4,8")
+    if "* 2" in where:
+        found = [point for point in found if point.run.rank is not None]
+    assert [(p.run.method.name, p.run.axes["rank"]) for p in meeting(found, where)] == kept
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("rnk > 4", "there is no rnk"),
+        ("trainer.lrr > 4", "there is no trainer.lrr"),
+        ("rank >", "is no expression"),
+        ("__import__('os').system('true')", "has a Call in it"),
+        ("[x for x in rank]", "has a ListComp in it"),
+        ("rank.__class__ == 1", "there is no rank.__class__"),
+        ("method > 4", "cannot be said of"),
+        ("rank / 0 > 1", "cannot be said of"),
+        ("lambda: 1", "has a Lambda in it"),
+    ],
+)
+def test_a_wrong_condition_is_said(loader, where: str, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        meeting(points(loader, None, "method=lora"), where)
+
+
+def test_zipped_axes_go_along_together(loader) -> None:
+    arguments = ("method=lora,hira", "rank=4,8", "trainer.lr=0.1,0.2", "seed=0,1")
+    found = points(loader, None, *arguments, zipped=[["method", "trainer.lr"], ["rank", "seed"]])
+    axes = [(p.run.method.name, p.run.rank.value, p.run.trainer.lr, p.run.seed) for p in found]
+    assert axes == [("lora", 4, 0.1, 0), ("lora", 8, 0.1, 1), ("hira", 4, 0.2, 0), ("hira", 8, 0.2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("zipped", "said"),
+    [(["method", "seed"], "method has 2 values, seed has 3 values"), (["method", "model"], "there is no axis model")],
+)
+def test_axes_that_cannot_be_zipped_are_said(loader, zipped: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        points(loader, None, "method=lora,hira", "seed=0,1,2", zipped=[zipped])

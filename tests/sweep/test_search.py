@@ -10,6 +10,8 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import optuna
@@ -26,12 +28,13 @@ from peftbench.cli.paths import register_plugins
 from peftbench.config import RunConfig
 from peftbench.errors import UserError
 from peftbench.record import Record, read, read_sweep
-from peftbench.sweep import command, engine, search
+from peftbench.sweep import command, engine, search, search_plots, search_result
 from peftbench.sweep.grid import Point, load, parse
-from peftbench.sweep.search_options import SearchOptions, figures_of
+from peftbench.sweep.progress import Progress
+from peftbench.sweep.search_options import Constraint, SearchOptions, figures_of
 from peftbench.sweep.search_result import best_trials
 from peftbench.sweep.search_space import Choice, Number, Space
-from peftbench.sweep.search_study import counted
+from peftbench.sweep.search_study import counted, pruner
 
 ACCURACY = {"metric": "validation/accuracy", "direction": "maximize"}
 MEMORY = {"metric": "memory/train_peak_bytes", "direction": "minimize"}
@@ -52,21 +55,42 @@ def space(loader):
 
 
 class Runner:
-    """In place of `engine.carry_out_point`: figures by formula; may kill its process or fail at given calls."""
+    """In place of `engine.runner`: figures by formula; may kill its process or fail at given calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.slots = 1
+        self.at_work: list[Point] = []
+        self.most = 0
         self.kill_at: int | None = None
         self.interrupt_at: int | None = None
         self.status = lambda run: "ok"
 
-    def __call__(self, point, worker, progress) -> Record:
+    @contextmanager
+    def __call__(self, points, total, launcher=None):
+        self.at_work = []
+        self.progress = Progress(total)
+        yield self
+
+    @property
+    def free(self) -> bool:
+        return len(self.at_work) < self.slots
+
+    def submit(self, point, judge=None) -> None:
+        self.at_work.append(point)
+        self.most = max(self.most, len(self.at_work))
+
+    def wait(self) -> list[Record]:
+        """The one that was submitted last ends first."""
+        return [self.carry_out(self.at_work.pop())]
+
+    def carry_out(self, point) -> Record:
         self.calls.append(point.run.run_id)
         if len(self.calls) == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if len(self.calls) == self.interrupt_at:
             raise KeyboardInterrupt
-        run, record = point.run, engine.blank_record(point, engine.datetime.now(engine.UTC))
+        run, record = point.run, engine.blank_record(point, datetime.now(UTC))
         record.status = self.status(run)
         accuracy = 0.9 - (math.log10(run.trainer.lr) + 3) ** 2 / 20 + (run.method.name == "hira") / 100
         accuracy += math.log2(run.rank.value) / 100
@@ -84,8 +108,9 @@ class Runner:
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     fake = Runner()
-    monkeypatch.setattr(engine, "carry_out_point", fake)
+    monkeypatch.setattr(engine, "runner", fake)
     monkeypatch.setattr(command, "show", lambda folder: None)
+    monkeypatch.setattr(search_result, "write_plots", lambda *_: None)
     return fake
 
 
@@ -218,7 +243,14 @@ def test_the_evaluation_split_is_no_objective(start, runner) -> None:
         ({"sampler": "magic"}, "hydra.sweeper.sampler"),
         ({"objectives": []}, "hydra.sweeper.objectives"),
         ({"objectives": [ACCURACY, ACCURACY]}, "once"),
-        ({"pruner": "median"}, "there is no such option"),
+        ({"prune": "median"}, "there is no such option"),
+        ({"pruner": "some"}, "hydra.sweeper.pruner"),
+        ({"pruner": "median", "objectives": [ACCURACY, MEMORY]}, "takes one objective"),
+        ({"pruner": "median", "objectives": [MEMORY]}, "known only at the end"),
+        ({"constraints": ["memory/train_peak_bytes < 2"]}, "write 'memory/train_peak_bytes <= 2 GiB'"),
+        ({"constraints": ["quality/accuracy >= 0.5"]}, "evaluation split"),
+        ({"constraints": ["validation/accuracy >= 1 GiB"]}, "only figures in bytes"),
+        ({"where": "rnk > 4"}, "there is no rnk"),
         ({"sampler": "qmc"}, "numbers only"),
         ({"sampler": "cmaes"}, "numbers only"),
     ],
@@ -322,6 +354,23 @@ def test_a_point_sampled_twice_runs_once(start, runner, quick, tmp_path) -> None
     assert len(runner.calls) <= 4
 
 
+def test_trials_side_by_side_reach_the_same_total(start, runner, quick, tmp_path) -> None:
+    runner.slots = 3
+    assert start(*SPACE, n_trials=10) == 0
+    assert runner.most == 3, "a free slot is given the next trial at once"
+    assert len(counted(study_in(tmp_path))) == 10
+    assert len(set(runner.calls)) == len(list(read_sweep(tmp_path / "s"))) == 10
+
+
+def test_a_point_at_work_is_not_started_twice(start, runner, quick, tmp_path) -> None:
+    runner.slots = 8
+    assert start("method=lora,hira", n_trials=6, sampler="random") == 0
+    assert sorted(runner.calls) == sorted(set(runner.calls))
+    trials = counted(study_in(tmp_path))
+    assert len(trials) == 6
+    assert all(trial.values for trial in trials)
+
+
 def test_a_failed_run_is_a_failed_trial_and_the_search_goes_on(start, runner, quick, tmp_path) -> None:
     runner.status = lambda run: "oom" if run.method.name == "hira" else "ok"
     assert start("method=lora,hira", "rank=range(4,65,4)", n_trials=8) == 1
@@ -377,6 +426,13 @@ def test_two_searches_in_one_folder_are_refused(start, runner, quick, tmp_path) 
     start(*SPACE, n_trials=1)
 
 
+def test_a_folder_that_cannot_be_written_is_said(start, runner, quick, tmp_path) -> None:
+    (tmp_path / "s").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be written"):
+        start(*SPACE)
+    assert not runner.calls
+
+
 def test_a_dry_run_leaves_nothing(start, runner, quick, tmp_path, capsys) -> None:
     assert start(*SPACE, "engine.dry_run=true") == 0
     assert not (tmp_path / "s").exists()
@@ -388,7 +444,7 @@ def test_rerun_is_refused(start, runner, quick) -> None:
         start(*SPACE, "engine.rerun=true")
 
 
-@pytest.mark.parametrize(("sampler", "n_trials"), [("random", 6), ("nsga2", 6), ("gp", 11), ("qmc", 6)])
+@pytest.mark.parametrize(("sampler", "n_trials"), [("random", 6), ("nsga2", 6), ("nsga3", 6), ("gp", 11), ("qmc", 6)])
 def test_samplers(start, runner, quick, tmp_path, sampler: str, n_trials: int) -> None:
     dimensions = SPACE[1:] if sampler == "qmc" else SPACE
     assert start(*dimensions, sampler=sampler, n_trials=n_trials) == 0
@@ -403,6 +459,73 @@ def test_a_database_holds_the_study_on_request(start, runner, quick, tmp_path) -
     assert not (tmp_path / "s" / "study.journal").exists()
     with pytest.raises(UserError, match="cannot be opened"):
         start(*SPACE, storage="nosuch://place")
+
+
+# --- constraints, conditions, pruning
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "at_most", "bound"),
+    [
+        ("memory/train_peak_bytes <= 2 GiB", "memory/train_peak_bytes", True, 2 * 2**30),
+        ("memory/eval_peak_bytes<=1.5e3", "memory/eval_peak_bytes", True, 1500),
+        ("validation/accuracy >= 0.8", "validation/accuracy", False, 0.8),
+        ("size/adapter_bytes <= 300 kB", "size/adapter_bytes", True, 300_000),
+    ],
+)
+def test_a_constraint_is_written_as_it_is_said(text: str, metric: str, at_most: bool, bound: float) -> None:
+    assert Constraint.read(text) == Constraint(metric=metric, at_most=at_most, bound=bound)
+
+
+@pytest.mark.parametrize("objectives", [[ACCURACY], [ACCURACY, MEMORY]])
+def test_the_best_trials_keep_the_constraints(start, runner, quick, tmp_path, capsys, objectives: list) -> None:
+    """Accuracy grows with the rank here, and so does memory: 1,000 bytes a rank."""
+    options = {"constraints": ["memory/train_peak_bytes <= 20 kB"], "objectives": objectives, "sampler": "random"}
+    assert start("rank=range(4,65,4)", n_trials=14, **options) == 0
+    runs = {record.run_id: record for record in read_sweep(tmp_path / "s")}
+    ranks = [runs[trial.user_attrs["run_id"]].axes["rank"] for trial in best_trials(study_in(tmp_path))]
+    allowed = [record.axes["rank"] for record in runs.values() if record.axes["rank"] <= 20]
+    assert max(record.axes["rank"] for record in runs.values()) > 20
+    assert max(ranks) == max(allowed)
+    (tmp_path / "s").rename(tmp_path / "before")
+    start("rank=range(4,65,4)", n_trials=2, **options | {"constraints": ["validation/accuracy >= 9"]})
+    assert "no trial keeps" in capsys.readouterr().out
+
+
+def test_points_that_the_condition_leaves_out_are_not_run(start, runner, quick, tmp_path) -> None:
+    assert start("method=lora,hira", "rank=range(4,65,4)", n_trials=12, where="method == 'hira' and rank < 32") == 0
+    assert all(r.axes["method"] == "hira" and r.axes["rank"] < 32 for r in read_sweep(tmp_path / "s"))
+    states = [trial.state.name for trial in counted(study_in(tmp_path))]
+    assert len(states) == 12
+    assert states.count("PRUNED") > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("none", "NopPruner"),
+        ("median", "MedianPruner"),
+        ("hyperband", "HyperbandPruner"),
+        ("asha", "SuccessiveHalvingPruner"),
+    ],
+)
+def test_pruners(start, runner, quick, monkeypatch, name: str, kind: str) -> None:
+    seen = []
+    monkeypatch.setattr(runner, "submit", lambda point, judge=None: seen.append(judge) or runner.at_work.append(point))
+    assert start(*SPACE, n_trials=1, pruner=name) == 0
+    assert (seen[0] is None) == (name == "none")
+    options = SearchOptions.load(
+        {
+            "params": None,
+            "n_trials": 1,
+            "sampler": "tpe",
+            "seed": 0,
+            "objectives": [ACCURACY],
+            "storage": None,
+            "pruner": name,
+        }
+    )
+    assert type(pruner(options, 9)).__name__ == kind
 
 
 # --- several objectives
@@ -422,6 +545,21 @@ def test_the_pareto_set_is_what_no_other_run_beats(start, runner, quick, tmp_pat
     assert not (tmp_path / "s" / "best.yaml").exists()
     shown = capsys.readouterr().out
     assert all(run_id in shown for run_id in found)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "names"),
+    [
+        ([ACCURACY], {"history-validation_accuracy", "importance-validation_accuracy"}),
+        ([ACCURACY, MEMORY], {"pareto", "importance-memory_train_peak_bytes", "history-validation_accuracy"}),
+    ],
+)
+def test_what_was_found_is_drawn(start, runner, quick, monkeypatch, tmp_path, capsys, objectives, names) -> None:
+    monkeypatch.setattr(search_result, "write_plots", search_plots.write_plots)
+    assert start(*SPACE, objectives=objectives, n_trials=8, sampler="random") == 0
+    drawn = {path.stem for path in (tmp_path / "s" / "plots").glob("*.png") if path.stat().st_size > 5000}
+    assert names <= drawn
+    assert "importance for validation/accuracy: " in capsys.readouterr().out
 
 
 # --- shipped files

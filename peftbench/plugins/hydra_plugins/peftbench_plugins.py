@@ -14,6 +14,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 
 from peftbench.cli.paths import SWEEPS
+from peftbench.errors import UserError
 
 if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
@@ -34,9 +35,17 @@ class SweepsSearchPath(SearchPathPlugin):
 class PeftbenchSweeper(Sweeper):
     """Expands, composes and checks all points first; then the engine carries them out, one process each."""
 
-    def __init__(self, params: DictConfig | ListConfig | None = None, **search: Any) -> None:
+    def __init__(
+        self,
+        params: DictConfig | ListConfig | None = None,
+        where: str | None = None,
+        zip: ListConfig | None = None,
+        **search: Any,
+    ) -> None:
         """``search`` are the options that only a search has (``hydra/sweeper=optuna``); without them it is a grid."""
         self.params = params
+        self.where = where
+        self.zip = zip
         self.search = search
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -47,7 +56,7 @@ class PeftbenchSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Carry out the grid or the search; see `peftbench.sweep.command.carry_out` for the exit codes."""
         from peftbench.sweep.command import carry_out
-        from peftbench.sweep.grid import grid_points
+        from peftbench.sweep.grid import grid_points, meeting
 
         assert self.hydra_context is not None
         loader: Any = self.hydra_context.config_loader
@@ -55,6 +64,11 @@ class PeftbenchSweeper(Sweeper):
         if self.search:
             from peftbench.sweep import search
 
-            search.carry_out(loader, self.config, {"params": params, **self.search}, arguments)
+            if self.zip:
+                raise UserError("hydra.sweeper.zip is for grids: a search samples each dimension by itself")
+            options = {"params": params, "where": self.where, **self.search}
+            search.carry_out(loader, self.config, options, arguments)
         else:
-            carry_out(grid_points(loader, self.config, params, arguments))
+            points = grid_points(loader, self.config, params, arguments, [list(names) for names in self.zip or ()])
+            chosen = meeting(points, self.where)
+            carry_out(chosen, left_out=len(points) - len(chosen))

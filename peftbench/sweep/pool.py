@@ -1,0 +1,197 @@
+"""The pool: as many runs at a time as there are slots, each watched until it has left a record."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from peftbench.errors import UserError
+from peftbench.record import Record, Status, read
+from peftbench.sweep import outcome
+from peftbench.sweep.child import Job, Judge
+from peftbench.sweep.claim import Claim, tidy
+from peftbench.sweep.grid import Point
+from peftbench.sweep.interrupts import Interrupts
+from peftbench.sweep.orphans import end_orphans
+from peftbench.sweep.process import ForkServer, InProcess, Launcher, Process, wait_for
+from peftbench.sweep.progress import Progress
+from peftbench.sweep.slots import slots_for
+
+FINE = ("ok", "skipped", "pruned")
+
+
+@dataclass
+class _Run:
+    job: Job
+    claim: Claim
+    judge: Judge | None = None
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    deadline: float = float("inf")
+    process: Process | None = None
+
+    @property
+    def point(self) -> Point:
+        return self.job.point
+
+    def finish(self, status: Status, reason: str) -> Record:
+        """Write the record that the run has not written."""
+        return outcome.finish(self.point, status, reason, started=self.started, circumstances=self.job.circumstances)
+
+
+class Pool:
+    """Runs at work, at most one a slot.
+
+    Args:
+        points: something of the sweep; its first point says how it is carried out.
+        launcher: how runs are started; None: as ``engine.in_process`` says.
+
+    Raises:
+        UserError: the sweep's folder cannot be written, or a run names the GPU of others.
+    """
+
+    def __init__(self, points: Sequence[Point], progress: Progress, launcher: Launcher | None = None) -> None:
+        self._engine = points[0].run.engine
+        self._sweep = points[0].folder.parent
+        self._progress = progress
+        self._launcher = launcher or (InProcess() if self._engine.in_process else ForkServer())
+        self._interrupts = Interrupts()
+        self._slots = slots_for([point.run for point in points])
+        self._free = list(reversed(self._slots))
+        self._runs: list[_Run] = []
+        self._ended: list[Record] = []
+        self._warm = False
+
+    def __enter__(self) -> Self:
+        _check_writable(self._sweep)
+        if ended := end_orphans():
+            self._progress.say(f"{ended} process{'es' * (ended != 1)} of an engine that was killed: ended")
+        self._interrupts.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._interrupts.ignore()
+        try:
+            self._end_all("by Ctrl-C or SIGTERM" if isinstance(error, KeyboardInterrupt) else f"because {error}")
+        finally:
+            tidy(self._sweep)
+            self._interrupts.__exit__(kind, error, at)
+
+    @property
+    def free(self) -> bool:
+        """Whether another run can be started."""
+        return bool(self._free)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a record to wait for."""
+        return bool(self._runs or self._ended)
+
+    def start(self, point: Point, claim: Claim, judge: Judge | None = None) -> None:
+        """Start a run of a claimed point in a free slot; the claim is released with its end.
+
+        Args:
+            judge: decides after each validation whether the run goes on.
+
+        Raises:
+            UserError: its folder cannot be written.
+        """
+        job = Job(point, self._free.pop(), len(self._slots), 1, judge is not None, self._launcher.execute)
+        self._launch(_Run(job, claim, judge))
+
+    def wait(self, seconds: float | None = None) -> list[Record]:
+        """Records of runs that have ended; waits for the first one, at most ``seconds``.
+
+        Raises:
+            KeyboardInterrupt: the user wants to stop.
+            UserError: a record cannot be written.
+        """
+        limit = None if seconds is None else time.monotonic() + seconds
+        while not self._ended:
+            with self._interrupts.allowed():
+                wait_for([run.process for run in self._runs if run.process is not None], self._patience(limit))
+            for run in list(self._runs):
+                self._look_after(run)
+            if limit is not None and time.monotonic() >= limit:
+                break
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _patience(self, limit: float | None) -> float | None:
+        """Seconds until the next thing that happens by itself."""
+        moments = [run.deadline for run in self._runs if run.deadline < float("inf")]
+        moments += [] if limit is None else [limit]
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+    def _launch(self, run: _Run) -> None:
+        self._runs.append(run)
+        if not self._warm:
+            self._launcher.warm(self._interrupts)
+            self._warm = True
+        if said := outcome.begin(run.point):
+            self._progress.say(said)
+        run_id = run.point.run.run_id
+        self._progress.begin(run_id)
+        if (timeout := run.point.run.engine.timeout) is not None:
+            run.deadline = time.monotonic() + timeout
+        report = partial(self._progress.update, run_id)
+        run.process = self._launcher.start(run.job, run.claim, report, run.judge)
+
+    def _look_after(self, run: _Run) -> None:
+        """Take note of a run that has ended, and end one that has had its time."""
+        assert run.process is not None
+        end = run.process.exit()
+        if end is None and time.monotonic() >= run.deadline:
+            run.process.kill(timed_out=True)
+            end = run.process.exit() or outcome.Exit(timed_out=True)
+        if end is None:
+            return
+        record = _own_record(run) or run.finish(*outcome.verdict(end))
+        self._runs.remove(run)
+        if record.status not in FINE and run.job.attempt <= run.point.run.engine.retries:
+            again = replace(run.job, attempt=run.job.attempt + 1)
+            self._progress.say(f"{record.run_id} is {record.status}, try {again.attempt} follows: {record.reason}")
+            self._launch(_Run(again, run.claim, run.judge))
+            return
+        self._free.append(run.job.slot)
+        run.claim.release()
+        self._ended.append(record)
+
+    def _end_all(self, why: str) -> None:
+        """End every run, and say in its record that this was not its fault."""
+        for run in self._runs:
+            if run.process is not None:
+                run.process.kill()
+        for run in self._runs:
+            # On a full disk there will be no record, and then too the point is run again.
+            with suppress(UserError):
+                if _own_record(run) is None:
+                    run.finish("killed", f"{outcome.INTERRUPTED} {why}")
+            run.claim.release()
+        self._runs.clear()
+
+
+def _own_record(run: _Run) -> Record | None:
+    """What the run itself has written: there was no record when it began."""
+    record = read(run.point.folder)
+    return record if record is not None and record.config_hash == run.point.run.hash else None
+
+
+def _check_writable(folder: Path) -> None:
+    """Find out before the first run that nothing could be written.
+
+    Raises:
+        UserError: with the reason, and what to write instead.
+    """
+    with outcome.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # It has no name, so nothing can be left of it.
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"is there room?")

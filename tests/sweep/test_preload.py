@@ -1,0 +1,38 @@
+"""What the fork server imports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+CODE = """
+import os, sys, threading
+import torch
+
+def asked(*arguments, **options):
+    raise SystemExit("CUDA was asked before the fork")
+
+held = torch.cuda.is_available
+torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = asked
+import peftbench.sweep.preload
+assert {"peft", "transformers", "wandb", "peftbench.run"} <= set(sys.modules)
+assert threading.active_count() == 1
+torch.cuda.is_available = held
+if (child := os.fork()) == 0:
+    try:
+        import bitsandbytes.nn
+        import peft.helpers
+        assert peft.helpers.bnb.nn is bitsandbytes.nn and bitsandbytes.nn.Linear4bit
+        os._exit(0)
+    finally:
+        os._exit(1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_the_fork_server_leaves_cuda_alone_and_runs_have_all_they_need() -> None:
+    """As on a machine with a GPU: bitsandbytes asks CUDA when it is imported, and PEFT imports it."""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "0"}
+    done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
