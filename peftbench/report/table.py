@@ -2,84 +2,106 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from peftbench.record import Record, write_atomically
 from peftbench.report.figures import COSTS, Figure, missing
-from peftbench.report.sweep import AXES, Section, Setting, Sweep, flatten
+from peftbench.report.sweep import AXES, Section, Setting, Sweep, Texts, flatten, vary
 
 if TYPE_CHECKING:
     from peftbench.report.compare import Comparison
 
 CONFIDENCE = 0.95
+ENOUGH = 3
+"""Seeds from which an interval is shown beside a mean."""
 RUN_AXES = ("method", "dataset", "model", "rank", "sparsity", "ratio", "seed")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Seeds of one setting: how many, their mean, standard deviation (n - 1) and half the 95 % interval."""
+    """Seeds of one setting: how many, their mean, standard deviation (n - 1), half the 95 % interval, and the ends."""
 
     n: int
-    mean: float | None
-    sd: float | None
-    half: float | None
+    mean: float | None = None
+    sd: float | None = None
+    half: float | None = None
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def bar(self) -> tuple[float, float] | None:
+        """What stands beside the mean: the interval from `ENOUGH` seeds on, the ends for two, nothing for one.
+
+        The interval of two values is 6.4 times as long as their distance: correct, and of no use to a reader.
+        """
+        if self.mean is None or self.half is None or self.least is None or self.most is None:
+            return None
+        return (self.mean - self.half, self.mean + self.half) if self.n >= ENOUGH else (self.least, self.most)
 
 
 def summarize(values: Sequence[Any]) -> Summary:
     """Summarize one figure over seeds; spread and interval (Student t) exist from two values on."""
     present = [float(value) for value in values if not missing(value)]
     n = len(present)
+    if not n:
+        return Summary(0)
+    mean, ends = math.fsum(present) / n, (min(present), max(present))
     if n < 2:
-        return Summary(n, present[0] if present else None, None, None)
+        return Summary(n, mean, None, None, *ends)
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in present) / (n - 1))
+    return Summary(n, mean, sd, _quantile(n - 1) * sd / math.sqrt(n), *ends)
+
+
+@lru_cache
+def _quantile(freedom: int) -> float:
     from scipy import stats
 
-    series = pd.Series(present)
-    sd = float(series.std(ddof=1))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * sd / n**0.5
-    return Summary(n, float(series.mean()), sd, half)
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
 def runs_frame(records: Sequence[Record]) -> pd.DataFrame:
     """One row a run, finished or not: id, axes, options that vary in the sweep, status, reason and every metric."""
-    options = [flatten({"config": record.config}) for record in records]
-    varying = _varying(options)
-    rows = [
-        _run_row(record, {name: own.get(name) for name in varying})
-        for record, own in zip(records, options, strict=True)
-    ]
-    # As objects first: pandas would make floats of whole numbers as soon as one run lacks them.
-    return pd.DataFrame(rows, dtype=object).apply(_typed)
+    axes = dict.fromkeys([*RUN_AXES, *(name for record in records for name in record.axes)])
+    metrics = dict.fromkeys(name for record in records for name in record.metrics)
+    columns = {"run_id": [record.run_id for record in records]}
+    columns |= {name: [record.axes.get(name) for record in records] for name in axes}
+    columns |= {name: [getattr(record, name) for record in records] for name in ("status", "reason")}
+    columns |= {name: [record.metrics.get(name) for record in records] for name in metrics}
+    columns |= {name: [getattr(record, name) for record in records] for name in ("started", "ended", "config_hash")}
+    return pd.DataFrame({name: _typed(values) for name, values in (columns | _options(records)).items()})
 
 
-def _run_row(record: Record, options: dict[str, Any]) -> dict[str, Any]:
-    axes = {name: record.axes.get(name) for name in dict.fromkeys([*RUN_AXES, *record.axes])}
-    about = {"status": record.status, "reason": record.reason}
-    times = {"started": record.started, "ended": record.ended, "config_hash": record.config_hash}
-    return {"run_id": record.run_id, **axes, **about, **record.metrics, **times, **options}
+def _options(records: Sequence[Record]) -> dict[str, list[Any]]:
+    """The options that vary, as columns. A part of the configuration is taken apart once for all runs that share it."""
+    found: dict[str, list[Any]] = {}
+    as_text = Texts()
+    for part in dict.fromkeys(name for record in records for name in record.config):
+        texts = [as_text(record.config.get(part)) for record in records]
+        flat = {text: flatten({"config": {part: json.loads(text)}}) for text in dict.fromkeys(texts)}
+        names = vary(list(flat.values()))
+        ordered = (name for name in dict.fromkeys(name for one in flat.values() for name in one) if name in names)
+        found |= {name: [flat[text].get(name) for text in texts] for name in ordered}
+    return found
 
 
-def _varying(options: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = dict.fromkeys(name for mapping in options for name in mapping)
-    return [name for name in names if len({repr(mapping.get(name)) for mapping in options}) > 1]
-
-
-def _typed(column: pd.Series) -> pd.Series:
+def _typed(column: list[Any]) -> pd.Series:
     """A column of one type that CSV and Parquet both keep: whole numbers, numbers, or text."""
-    present = [value for value in column if not missing(value)]
-    if all(isinstance(value, int) and not isinstance(value, bool) for value in present):
-        return pd.Series(pd.array(_nulled(column), dtype="Int64"), index=column.index)
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in present):
-        return pd.Series(pd.array(_nulled(column), dtype="Float64"), index=column.index)
-    return pd.Series([None if missing(value) else str(value) for value in column], index=column.index, dtype="string")
-
-
-def _nulled(column: pd.Series) -> list[Any]:
-    return [None if missing(value) else value for value in column]
+    kinds = set(map(type, column)) - {type(None)}
+    # Only NaN is not itself.
+    values = [None if value != value else value for value in column] if float in kinds else column
+    if kinds <= {int}:
+        return pd.Series(pd.array(values, dtype="Int64"))
+    if kinds <= {int, float}:
+        return pd.Series(pd.array(values, dtype="Float64"))
+    return pd.Series([None if value is None else str(value) for value in values], dtype="string")
 
 
 def settings_frame(section: Section, comparisons: Sequence[Comparison] | None = None) -> pd.DataFrame:
