@@ -29,6 +29,8 @@ class Record:
     """Why the status is not ``ok``, in one line."""
     traceback: str | None = None
     metrics: dict[str, float | int | str | None] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
+    """Of figures that were measured several times in the run: (largest - smallest) / mean of the repetitions."""
     history: list[dict[str, float | int]] = field(default_factory=list)
     """Validation reports: step, validation/..., and train loss since the last one."""
     environment: dict[str, Any] = field(default_factory=dict)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from peftbench.record import Record
@@ -45,12 +46,52 @@ def provenance(record: Record) -> dict[str, Any]:
     return {name: str(value)[:12] for name, value in zip(PROVENANCE, values, strict=True) if value is not None}
 
 
+def shared(record: Record) -> dict[str, str]:
+    """What methods must have in common for their figures to stand side by side: weights, data, targets, recipe."""
+    config = record.config
+    trainer, method = _part(config, "trainer"), _part(config, "method")
+    found = {f"trainer.{name}": value for name, value in trainer.items() if name not in ("lr", "precision")}
+    found |= {f"base.{name}": record.base.get(name) for name in ("id", "revision", "targets")}
+    found |= {"attention": record.environment.get("attention"), "method.targets": method.get("targets")}
+    found |= {"data.fingerprint": str(record.data.get("fingerprint", ""))[:12] or None, "precision": precision(record)}
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def _part(config: dict[str, Any], name: str) -> dict[str, Any]:
+    part = config.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def unlike(records: Iterable[Record]) -> list[str]:
+    """One sentence for each of `shared` in which the runs differ, with the methods that have each value."""
+    found: dict[str, dict[str, dict[str, None]]] = {}
+    for record in records:
+        for name, value in shared(record).items():
+            found.setdefault(name, {}).setdefault(value, {})[str(record.axes.get("method"))] = None
+    return [
+        f"Not alike in {name}: " + "; ".join(f"{value} ({', '.join(methods)})" for value, methods in values.items())
+        for name, values in found.items()
+        if len(values) > 1
+    ]
+
+
 def command(record: Record) -> str | None:
     """The command that repeats the run, or None if the record does not know its overrides."""
     overrides = record.environment.get("overrides")
     if not isinstance(overrides, list):
         return None
     return shlex.join(["peftbench", *map(str, overrides)])
+
+
+def commands(records: Sequence[Record]) -> list[str]:
+    """The commands that repeat runs which differ by seed only: one for all of them where their overrides allow it."""
+    overrides = [record.environment.get("overrides") for record in records]
+    known = [list(map(str, one)) for one in overrides if isinstance(one, list)]
+    others = {tuple(text for text in one if not text.startswith("seed=")) for one in known}
+    seeds = [text.removeprefix("seed=") for one in known for text in one if text.startswith("seed=")]
+    if len(known) == len(records) == len(set(seeds)) > 1 and len(others) == 1:
+        return [shlex.join(["peftbench", "-m", *others.pop(), f"seed={','.join(seeds)}"])]
+    return list(filter(None, map(command, records)))
 
 
 def reason(record: Record) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from peftbench.report.view import Column, View, views
+from peftbench.report.view import Column, View
 
 if TYPE_CHECKING:
     from peftbench.report.sweep import Sweep
 
 
-def render(sweep: Sweep, baseline: str) -> str:
+def render(sweep: Sweep, shown: Sequence[View]) -> str:
     """All sections: a heading, the table, and what the figures mean."""
-    sections = [_section(view) for view in views(sweep, baseline)]
+    sections = [_section(view) for view in shown]
     return "\n".join(sections) if sections else f"No run of {_safe(sweep.name)} finished, so there are no figures.\n"
 
 

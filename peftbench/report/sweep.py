@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -16,9 +17,11 @@ from typing import Any, NamedTuple, TypeVar
 from peftbench.errors import UserError
 from peftbench.record import Record, read, run_folders
 from peftbench.report import facts
-from peftbench.report.figures import Figure, quality
+from peftbench.report.figures import Figure, missing, quality
 
 T = TypeVar("T")
+FAIR = ("dataset.", "model.", "trainer.", *facts.PROVENANCE)
+"""Options that must agree with a baseline's before there is a test, but for the learning rate."""
 AXES = ("method", "rank", "sparsity", "ratio")
 """What names a setting within a section; dataset and model name the section."""
 NOT_DECISIVE = ("seed", "tracker", "engine", "sweep", "output_dir")
@@ -53,6 +56,21 @@ class Setting:
         config = self.runs[0].config
         decisive = flatten({name: value for name, value in config.items() if name not in NOT_DECISIVE})
         return {**decisive, **facts.provenance(self.runs[0])}
+
+    @cached_property
+    def recipe(self) -> str:
+        """What must agree with a baseline's, as text; the learning rate each method may have found itself."""
+        return repr(sorted((name, value) for name, value in self.options.items() if must_agree(name)))
+
+    @cached_property
+    def validation(self) -> float | None:
+        """Mean over seeds of the selected checkpoints' validation figure, or None if a run has none."""
+        figure = quality(self.runs[0].metrics)
+        found: list[Any] = [run.selection.get("value") for run in self.runs]
+        named = {run.selection.get("metric") for run in self.runs}
+        if figure is None or named != {figure.validation} or any(map(missing, found)):
+            return None
+        return math.fsum(found) / len(found)
 
     @property
     def label(self) -> str:
@@ -220,6 +238,11 @@ def _extras(settings: tuple[Setting, ...]) -> tuple[str, ...]:
         differing = varying(twins)
         shown |= {name for name in differing if name not in facts.PROVENANCE} or differing
     return tuple(sorted(shown))
+
+
+def must_agree(option: str) -> bool:
+    """Whether settings that differ in this option (by dotted name) cannot be compared."""
+    return option.startswith(FAIR) and option != "trainer.lr"
 
 
 def varying(settings: Iterable[Setting]) -> set[str]:

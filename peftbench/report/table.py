@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from peftbench.record import Record, write_atomically
-from peftbench.report.figures import COSTS, Figure, missing
+from peftbench.record import Record
+from peftbench.report.figures import ACHIEVED, COSTS, UNSTEADY, Figure, missing
 from peftbench.report.sweep import AXES, Section, Setting, Sweep, Texts, flatten, vary
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from peftbench.report.compare import Comparison
 
 CONFIDENCE = 0.95
@@ -67,16 +70,18 @@ def _quantile(freedom: int) -> float:
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
-def runs_frame(records: Sequence[Record]) -> pd.DataFrame:
+def runs_table(records: Sequence[Record]) -> pa.Table:
     """One row a run, finished or not: id, axes, options that vary in the sweep, status, reason and every metric."""
     axes = dict.fromkeys([*RUN_AXES, *(name for record in records for name in record.axes)])
     metrics = dict.fromkeys(name for record in records for name in record.metrics)
-    columns = {"run_id": [record.run_id for record in records]}
+    columns: dict[str, list[Any]] = {"run_id": [record.run_id for record in records]}
     columns |= {name: [record.axes.get(name) for record in records] for name in axes}
     columns |= {name: [getattr(record, name) for record in records] for name in ("status", "reason")}
     columns |= {name: [record.metrics.get(name) for record in records] for name in metrics}
     columns |= {name: [getattr(record, name) for record in records] for name in ("started", "ended", "config_hash")}
-    return pd.DataFrame({name: _typed(values) for name, values in (columns | _options(records)).items()})
+    import pyarrow as pa
+
+    return pa.table({name: _typed(values) for name, values in (columns | _options(records)).items()})
 
 
 def _options(records: Sequence[Record]) -> dict[str, list[Any]]:
@@ -85,28 +90,36 @@ def _options(records: Sequence[Record]) -> dict[str, list[Any]]:
     as_text = Texts()
     for part in dict.fromkeys(name for record in records for name in record.config):
         texts = [as_text(record.config.get(part)) for record in records]
-        flat = {text: flatten({"config": {part: json.loads(text)}}) for text in dict.fromkeys(texts)}
+        one_each = dict(zip(texts, records, strict=True))
+        flat = {text: flatten({"config": {part: record.config.get(part)}}) for text, record in one_each.items()}
         names = vary(list(flat.values()))
         ordered = (name for name in dict.fromkeys(name for one in flat.values() for name in one) if name in names)
         found |= {name: [flat[text].get(name) for text in texts] for name in ordered}
     return found
 
 
-def _typed(column: list[Any]) -> pd.Series:
-    """A column of one type that CSV and Parquet both keep: whole numbers, numbers, or text."""
+def _typed(column: list[Any]) -> pa.Array:
+    """A column of one type that CSV and Parquet both keep: whole numbers, numbers, or text; NaN is null."""
+    import pyarrow as pa
+
     kinds = set(map(type, column)) - {type(None)}
-    # Only NaN is not itself.
-    values = [None if value != value else value for value in column] if float in kinds else column
     if kinds <= {int}:
-        return pd.Series(pd.array(values, dtype="Int64"))
+        return pa.array(column, type=pa.int64())
     if kinds <= {int, float}:
-        return pd.Series(pd.array(values, dtype="Float64"))
-    return pd.Series([None if value is None else str(value) for value in values], dtype="string")
+        return pa.array(column, type=pa.float64(), from_pandas=True)
+    return pa.array([None if missing(value) else str(value) for value in column], type=pa.string())
 
 
-def settings_frame(section: Section, comparisons: Sequence[Comparison] | None = None) -> pd.DataFrame:
-    """One row a setting, best quality first: axes, shown options, seeds, quality, costs and the comparison."""
-    rows = [_setting_row(section, setting) for setting in section.settings]
+def settings_frame(
+    section: Section, comparisons: Sequence[Comparison] | None = None, settings: Sequence[Setting] | None = None
+) -> pd.DataFrame:
+    """One row a setting, best quality first: axes, shown options, seeds, quality, costs and the comparison.
+
+    Args:
+        settings: the rows, in the order of ``comparisons``; None is all settings of the section.
+    """
+    chosen = section.settings if settings is None else settings
+    rows = [_setting_row(section, setting) for setting in chosen]
     for row, comparison in zip(rows, comparisons or [], strict=bool(comparisons)):
         row.update(comparison.row())
     # Columns of mixed content (rank 8 beside None) stay as they are: pandas would make 8.0 of them.
@@ -125,14 +138,18 @@ def _setting_row(section: Section, setting: Setting) -> dict[str, Any]:
     summary = summarize(_figures(setting, section.key.metric))
     low, high = (None, None) if summary.half is None else _around(summary)
     quality = {"mean": summary.mean, "sd": summary.sd, "half": summary.half, "low": low, "high": high}
+    quality |= {"least": summary.least, "most": summary.most}
+    costs = {figure.name: summarize(_figures(setting, figure)) for figure in (ACHIEVED, *COSTS)}
+    spreads = {name: _spread(setting, name, cost) for name, cost in costs.items()}
     return {
         **{name: setting.axes.get(name) for name in AXES},
         **{name: setting.options.get(name) for name in section.extras},
         "seeds": summary.n,
         "planned": setting.planned,
         **quality,
-        **{figure.name: summarize(_figures(setting, figure)).mean for figure in COSTS},
-        "first_run": setting.runs[0].run_id,
+        **{name: cost.mean for name, cost in costs.items()},
+        "unsteady": {name: spread for name, spread in spreads.items() if spread > UNSTEADY},
+        "setting": setting,
     }
 
 
@@ -142,17 +159,36 @@ def _around(summary: Summary) -> tuple[float, float]:
     return summary.mean - summary.half, summary.mean + summary.half
 
 
+def _spread(setting: Setting, name: str, summary: Summary) -> float:
+    """How far repeated measurements lie apart, as a share of their mean: those of one run, and those of the seeds."""
+    ends = 0.0
+    if summary.mean and summary.least is not None and summary.most is not None:
+        ends = (summary.most - summary.least) / abs(summary.mean)
+    return max([ends, *(run.spread.get(name) or 0.0 for run in setting.runs)])
+
+
 def _figures(setting: Setting, figure: Figure | None) -> list[Any]:
     return [run.metrics.get(figure.name) for run in setting.runs] if figure else []
 
 
 def write(sweep: Sweep) -> None:
     """Write ``results.csv`` and ``results.parquet`` into the sweep folder, each in one step."""
-    frame = runs_frame(sweep.records)
-    write_atomically(sweep.folder / "results.csv", frame.to_csv(index=False, lineterminator="\n"))
-    temporary = sweep.folder / f".results.parquet.{os.getpid()}"
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    runs = runs_table(sweep.records)
+    with _replaced(sweep.folder / "results.csv") as path:
+        pyarrow.csv.write_csv(runs, path, pyarrow.csv.WriteOptions(quoting_style="needed"))
+    with _replaced(sweep.folder / "results.parquet") as path:
+        pyarrow.parquet.write_table(runs, path)
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of ``path`` once it is written."""
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
     try:
-        frame.to_parquet(temporary, index=False)
-        os.replace(temporary, sweep.folder / "results.parquet")
+        yield temporary
+        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

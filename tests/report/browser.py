@@ -52,9 +52,7 @@ class Browser:
     def open(self, path: Path, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:
         """Load a file in a window of that size and wait until it is there."""
         phone = width < 600
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
         self.call("Page.navigate", url=path.resolve().as_uri())
@@ -106,7 +104,7 @@ class Browser:
     def _middle(self, selector: str) -> tuple[float, float]:
         found = json.dumps(selector)
         self.run(f"document.querySelector({found}).scrollIntoView({{block: 'center', inline: 'center'}})")
-        box = f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])"
+        box = "(({x, y, width, height}) => [x + width / 2, y + height / 2])"
         x, y = self.run(f"{box}(document.querySelector({found}).getBoundingClientRect())")
         return x, y
 

@@ -97,7 +97,9 @@ def _pool(folder: Path) -> list[float]:
     accuracies = []
     for index in range(POOL):
         correct = np.where(rng.random(ITEMS) < 0.9, hard, rng.random(ITEMS)) < 0.8 + 0.1 * index / POOL
-        table = pd.DataFrame({"id": np.arange(ITEMS), "label": label, "prediction": np.where(correct, label, 1 - label)})
+        table = pd.DataFrame(
+            {"id": np.arange(ITEMS), "label": label, "prediction": np.where(correct, label, 1 - label)}
+        )
         table.to_parquet(folder / f".pool{index}", index=False)
         accuracies.append(float(correct.mean()))
     return accuracies
@@ -139,7 +141,7 @@ def _config(method: str, rank: int, lr: float, seed: int) -> dict[str, Any]:
     trainer |= {"precision": "auto", "attention": "auto", "optimizer": "adamw", "weight_decay": 0.01}
     trainer |= {"betas": [0.9, 0.999], "schedule": "linear", "warmup_ratio": 0.06, "max_grad_norm": 1.0}
     trainer |= {"gradient_checkpointing": False, "validations": 4, "select": "best"}
-    dataset = {"_target_": "peftbench.data.sst2.Sst2", "name": "sst2", "path": None, "train_size": None}
+    dataset: dict[str, Any] = {"_target_": "peftbench.data.sst2.Sst2", "name": "sst2", "path": None, "train_size": None}
     dataset |= {"validation_size": None, "eval_size": None, "max_length": 128, "split_seed": 0}
     engine = {"in_process": False, "fail_fast": False, "retry_failed": True, "rerun": False, "timeout": None}
     return {
