@@ -34,7 +34,15 @@ def path(tmp_path_factory):
         for rank in (4, 8, 16):
             for method, accuracy in (("lora", 0.80), ("hira", 0.90), (evil, 0.85)):
                 sizes = {"size/adapter_bytes": 1000 * rank, "memory/train_peak_bytes": 10**9 + 10**7 * rank}
-                folder.classified(method, seed, rank=rank, accuracy=accuracy, history=history, metrics=sizes, run_id=f"{method[:4]}{rank}-{seed}".replace("<", "("))
+                folder.classified(
+                    method,
+                    seed,
+                    rank=rank,
+                    accuracy=accuracy,
+                    history=history,
+                    metrics=sizes,
+                    run_id=f"{method[:4]}{rank}-{seed}".replace("<", "("),
+                )
     folder.run("qlora", status="skipped", reason=evil)
     return write(folder.path)
 
@@ -132,9 +140,7 @@ def test_a_phone_scrolls_tables_and_not_the_page(browser, path, dark, tmp_path):
     browser.complaints.clear()
     browser.open(path, 390, 844, dark=dark)
     assert browser.run("document.documentElement.scrollWidth") <= 390
-    ink, paper = browser.run(
-        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
-    )
+    ink, paper = browser.run("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
     assert (lightness(paper) < lightness(ink)) is dark
     assert abs(lightness(paper) - lightness(ink)) > 150
     browser.picture(tmp_path / "phone.png")

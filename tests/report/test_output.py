@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from peftbench.report import __main__ as command
-from peftbench.report import markdown, page as page_module, show, sweep, terminal, write
+from peftbench.report import markdown, show, sweep, terminal, write
+from peftbench.report import page as page_module
 from peftbench.report.charts import front
 from peftbench.report.view import views
 
@@ -269,11 +270,7 @@ def test_a_page_that_would_be_too_large_shows_the_best_on_validation(folder, mon
 def test_pareto_front_against_brute_force():
     rng = np.random.default_rng(0)
     points = [(float(x), float(y)) for x, y in rng.integers(0, 8, (40, 2))]
-    best = {
-        i
-        for i, (x, y) in enumerate(points)
-        if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points)
-    }
+    best = {i for i, (x, y) in enumerate(points) if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points)}
     assert set(front(points, higher_x=False, higher_y=True)) == best
     mirrored = [(-x, -y) for x, y in points]
     assert set(front(mirrored, higher_x=True, higher_y=False)) == best
@@ -283,7 +280,9 @@ def test_files_are_as_readable_as_any(full):
     write(full.path)
     (full.path / "other").write_text("")
     expected = (full.path / "other").stat().st_mode
-    assert {(full.path / name).stat().st_mode for name in ("report.html", "results.csv", "results.parquet")} == {expected}
+    assert {(full.path / name).stat().st_mode for name in ("report.html", "results.csv", "results.parquet")} == {
+        expected
+    }
 
 
 def test_command_takes_the_newest_folder(full, monkeypatch, capsys, tmp_path):
