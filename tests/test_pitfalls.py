@@ -266,7 +266,7 @@ def test_pitfall_09_nothing_is_selected_on_the_evaluation_split(tiny_run, tmp_pa
 
 
 def test_pitfall_10_the_selected_checkpoint_is_the_reported_one(tiny_run, monkeypatch):
-    """One rule: the saved weights have the validation figure that they were selected by. Seeds count; one is no interval."""
+    """One rule: the saved weights have the validation figure that they were selected by. And seeds count."""
     from peftbench import run as module
 
     measured = {}

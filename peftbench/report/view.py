@@ -85,12 +85,12 @@ class View:
     """Why some settings are not compared."""
 
 
-def views(sweep: Sweep, baseline: str, limit: int = LIMIT) -> list[View]:
-    """The sections of a sweep, the largest first where there are more than `SECTIONS`; ``limit`` rows in all."""
+def views(sweep: Sweep, baseline: str, limit: int | None = None) -> list[View]:
+    """The sections of a sweep, the largest first where there are more than `SECTIONS`; ``limit`` rows (`LIMIT`) in all."""
     sections = sweep.sections
     if len(sections) > SECTIONS:
         sections = tuple(sorted(sections, key=lambda section: -len(section.settings))[:SECTIONS])
-    share = max(limit // max(len(sections), 1), FEWEST)
+    share = max((limit or LIMIT) // max(len(sections), 1), FEWEST)
     return [_view(sweep.folder, section, baseline, share) for section in sections]
 
 

@@ -160,3 +160,17 @@ def test_one_common_seed_is_no_test(folder):
     folder.classified("lora", 1)
     folder.classified("hira", 1)
     assert "one seed in common" in compared(folder)["hira r=8"].note
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(0.0, "tie"), (0.03, "better")])
+def test_known_answers_from_files_of_872_items_and_five_seeds(folder, gap, verdict):
+    """Six pairs of systems, each pair in a table of its own: read, checked, tested and corrected as any other."""
+    for pair in range(6):
+        for seed in range(5):
+            for method, accuracy in (("lora", 0.86), ("hira", 0.86 + gap)):
+                axes = {"dataset": f"data{pair}"}
+                folder.classified(method, seed, accuracy=accuracy, items=872, axes=axes)
+    found = [compare(folder.path, section, "lora") for section in sweep.load(folder.path).sections]
+    verdicts = [one.verdict for section in found for one in section if one.verdict != "baseline"]
+    assert (len(verdicts), {(one.seeds, one.items) for section in found for one in section if one.p}) == (6, {(5, 872)})
+    assert verdicts.count(verdict) >= 5

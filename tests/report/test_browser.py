@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from peftbench.report import write
@@ -30,20 +32,12 @@ def path(tmp_path_factory):
     folder = Folder(tmp_path_factory.mktemp("outputs"))
     history = [{"step": step, "validation/accuracy": 0.5 + step / 100} for step in (10, 20, 30)]
     evil = "<img src=x onerror=console.error(1)>"
-    for seed in range(3):
-        for rank in (4, 8, 16):
-            for method, accuracy in (("lora", 0.80), ("hira", 0.90), (evil, 0.85)):
-                sizes = {"size/adapter_bytes": 1000 * rank, "memory/train_peak_bytes": 10**9 + 10**7 * rank}
-                folder.classified(
-                    method,
-                    seed,
-                    rank=rank,
-                    accuracy=accuracy,
-                    history=history,
-                    metrics=sizes,
-                    run_id=f"{method[:4]}{rank}-{seed}".replace("<", "("),
-                )
-    folder.run("qlora", status="skipped", reason=evil)
+    for seed, rank in itertools.product(range(3), (4, 8, 16)):
+        sizes = {"size/adapter_bytes": 1000 * rank, "memory/train_peak_bytes": 10**9 + 10**7 * rank}
+        for name, (method, accuracy) in enumerate((("lora", 0.80), ("hira", 0.90), (evil, 0.85))):
+            about = {"history": history, "metrics": sizes, "run_id": f"run{name}-{rank}-{seed}"}
+            folder.classified(method, seed, rank=rank, accuracy=accuracy, **about)
+    folder.run("qlora", status="skipped", reason=evil, run_id="run3")
     return write(folder.path)
 
 

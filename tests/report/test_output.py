@@ -280,9 +280,8 @@ def test_files_are_as_readable_as_any(full):
     write(full.path)
     (full.path / "other").write_text("")
     expected = (full.path / "other").stat().st_mode
-    assert {(full.path / name).stat().st_mode for name in ("report.html", "results.csv", "results.parquet")} == {
-        expected
-    }
+    names = ("report.html", "results.csv", "results.parquet")
+    assert {(full.path / name).stat().st_mode for name in names} == {expected}
 
 
 def test_command_takes_the_newest_folder(full, monkeypatch, capsys, tmp_path):
@@ -308,3 +307,19 @@ def test_importing_the_package_is_light():
 
     code = "import peftbench.report, sys; sys.exit(any(m in sys.modules for m in ('pandas', 'matplotlib', 'scipy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_real_run_has_its_learning_curve_and_commands(tiny_run):
+    from test_run import carried_out
+
+    folder = None
+    for method in ("lora", "hira"):
+        record, path = carried_out(tiny_run(f"method={method}"))
+        record.status = "ok"
+        record.write(path)
+        folder = path.parent
+    text = write(folder).read_text()
+    assert "accuracy on validation during training" in text
+    assert text.count("on validation at the end</title>") == 2
+    assert "accuracy against peak memory" in text
+    assert record.run_id in text
