@@ -13,6 +13,8 @@ from peftbench.record import Record
 
 PROVENANCE = ("data.fingerprint", "precision", "base.revision")
 UNKNOWN = "unknown"
+MOST = 4
+"""Values of one option that a sentence lists."""
 
 
 def evaluation(record: Record) -> tuple[str, int | None]:
@@ -63,16 +65,24 @@ def _part(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def unlike(records: Iterable[Record]) -> list[str]:
-    """One sentence for each of `shared` in which the runs differ, with the methods that have each value."""
-    found: dict[str, dict[str, dict[str, None]]] = {}
+    """One sentence for each of `shared` that is not the same (or the same grid) for all methods, with who has what."""
+    found: dict[str, dict[str, list[str]]] = {}
     for record in records:
+        method = str(record.axes.get("method"))
         for name, value in shared(record).items():
-            found.setdefault(name, {}).setdefault(value, {})[str(record.axes.get("method"))] = None
+            holders = found.setdefault(name, {}).setdefault(value, [])
+            if method not in holders:
+                holders.append(method)
     return [
-        f"Not alike in {name}: " + "; ".join(f"{value} ({', '.join(methods)})" for value, methods in values.items())
+        f"Not alike in {name}: {_values(values)}"
         for name, values in found.items()
-        if len(values) > 1
+        if len({frozenset(holders) for holders in values.values()}) > 1
     ]
+
+
+def _values(values: dict[str, list[str]]) -> str:
+    parts = [f"{value} ({', '.join(sorted(holders))})" for value, holders in values.items()]
+    return "; ".join([*parts[:MOST], *([f"and {len(parts) - MOST} more values"] if len(parts) > MOST else [])])
 
 
 def command(record: Record) -> str | None:

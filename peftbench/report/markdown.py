@@ -21,10 +21,10 @@ def render(sweep: Sweep, shown: Sequence[View]) -> str:
 
 def _section(view: View) -> str:
     notes = "  \n".join(map(_safe, [*view.facts, *view.warnings]))
-    return f"### {_safe(view.title)}\n\n{_table(view.columns)}\n\n{notes}\n"
+    return f"### {_safe(view.title)}\n\n{_table([column for column in view.columns if column.main])}\n\n{notes}\n"
 
 
-def _table(columns: tuple[Column, ...]) -> str:
+def _table(columns: Sequence[Column]) -> str:
     head = _row([column.title for column in columns])
     rule = "|" + "|".join("---:" if column.numeric else ":---" for column in columns) + "|"
     rows = [_row([cell.text for cell in cells]) for cells in zip(*(column.cells for column in columns), strict=True)]

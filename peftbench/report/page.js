@@ -40,8 +40,8 @@ tip.setAttribute("role", "status");
 tip.hidden = true;
 document.body.append(tip);
 let shown = null;
-const middle = (mark) => {
-  const box = (mark.querySelector("use") || mark).getBoundingClientRect();
+const middle = (element) => {
+  const box = element.getBoundingClientRect();
   return [box.x + box.width / 2, box.y + box.height / 2];
 };
 const show = (mark, x, y) => {
@@ -57,6 +57,7 @@ const show = (mark, x, y) => {
 };
 for (const svg of document.querySelectorAll("figure svg")) {
   const marks = [...svg.querySelectorAll(".mark")];
+  const spots = [...svg.querySelectorAll(".mark use")];
   for (const mark of marks) {
     const title = mark.querySelector("title");
     mark.dataset.hint = title.textContent;
@@ -65,8 +66,8 @@ for (const svg of document.querySelectorAll("figure svg")) {
   svg.setAttribute("tabindex", "0");
   const nearest = (x, y) => {
     const far = ([a, b]) => Math.hypot(a - x, b - y);
-    const [mark] = marks.map((one) => [one, far(middle(one))]).reduce((a, b) => (b[1] < a[1] ? b : a), [null, NEAR]);
-    return mark;
+    const [spot] = spots.map((one) => [one, far(middle(one))]).reduce((a, b) => (b[1] < a[1] ? b : a), [null, NEAR]);
+    return spot && spot.closest(".mark");
   };
   const point = (event) => show(event.target.closest(".mark") || nearest(event.clientX, event.clientY), event.clientX, event.clientY);
   svg.addEventListener("pointermove", point);
@@ -80,6 +81,6 @@ for (const svg of document.querySelectorAll("figure svg")) {
     event.preventDefault();
     const at = marks.indexOf(shown);
     const next = marks[at < 0 ? (step > 0 ? 0 : marks.length - 1) : (at + step + marks.length) % marks.length];
-    show(next, ...middle(next));
+    show(next, ...middle(next.querySelector("use") || next));
   });
 }

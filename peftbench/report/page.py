@@ -103,8 +103,14 @@ def _provenance(view: View) -> list[Fact]:
 
 def _environment(records: Iterable[Record]) -> list[Fact]:
     """Machine, versions and commit. The overrides are left out: they stand with each run."""
-    texts = dict.fromkeys(json.dumps(_without_overrides(one.environment), default=str) for one in records)
-    return _facts([flatten(json.loads(text)) for text in texts if text != "{}"])
+    found: dict[str, dict[str, Any]] = {}
+    before = None
+    for record in records:
+        # Most are like the one before: no text is made of those.
+        if (environment := _without_overrides(record.environment)) and environment != before:
+            found.setdefault(json.dumps(environment, default=str), environment)
+            before = environment
+    return _facts([flatten(environment) for environment in found.values()])
 
 
 def _without_overrides(environment: dict[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class View:
 
 
 def views(sweep: Sweep, baseline: str, limit: int | None = None) -> list[View]:
-    """The sections of a sweep, the largest first where there are more than `SECTIONS`; ``limit`` rows (`LIMIT`) in all."""
+    """The sections of a sweep, the largest first where there are more than `SECTIONS`; ``limit`` rows in all."""
     sections = sweep.sections
     if len(sections) > SECTIONS:
         sections = tuple(sorted(sections, key=lambda section: -len(section.settings))[:SECTIONS])
