@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from peftbench.errors import UserError
 from peftbench.record import write_atomically
-from peftbench.report import BASELINE, markdown, page, sweep, table, terminal
-from peftbench.report.view import views
+from peftbench.report import BASELINE, sweep
+from peftbench.report.reading import uncollected
+from peftbench.report.sweep import Sweep
 
 OUTPUTS = Path("outputs")
 
@@ -18,8 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Report on each folder; returns 0, or 2 if one of them has nothing to report."""
     options = _parser().parse_args(arguments)
     try:
-        with sweep.uncollected():
-            texts = [_report(folder, options.baseline) for folder in options.folders or [_newest(OUTPUTS)]]
+        with uncollected():
+            folders = options.folders or [_newest(OUTPUTS)]
+            loaded = [sweep.load(folder, workers=os.cpu_count() or 1) for folder in folders]
+            texts = [_report(one, options.baseline) for one in loaded]
         if options.markdown:
             write_atomically(options.markdown, "\n".join(texts))
     except UserError as error:
@@ -28,9 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _report(folder: Path, baseline: str) -> str:
+def _report(loaded: Sweep, baseline: str) -> str:
     """Write and print everything about one folder; returns its tables as Markdown."""
-    loaded = sweep.load(folder)
+    # Not at the top: these start threads, and a process with threads should not fork, as reading may.
+    from peftbench.report import markdown, page, table, terminal
+    from peftbench.report.view import views
+
     shown = views(loaded, baseline)
     table.write(loaded)
     page.write(loaded, shown, baseline)

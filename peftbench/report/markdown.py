@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from peftbench.report.view import Column, View
+from peftbench.report.columns import Column
+from peftbench.report.view import View
 
 if TYPE_CHECKING:
     from peftbench.report.sweep import Sweep

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
-import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from peftbench.errors import UserError
-from peftbench.record import Record, read, run_folders
+from peftbench.record import Record, run_folders
 from peftbench.report import facts
 from peftbench.report.figures import Figure, missing, quality
+from peftbench.report.reading import read_all, uncollected
 
 T = TypeVar("T")
 FAIR = ("dataset.", "model.", "trainer.", *facts.PROVENANCE)
@@ -117,11 +115,12 @@ class Sweep:
         return [record for record in self.records if record.status != "ok"]
 
 
-def load(folder: Path, only: Collection[str] | None = None) -> Sweep:
+def load(folder: Path, only: Collection[str] | None = None, *, workers: int = 1) -> Sweep:
     """Read a sweep folder.
 
     Args:
         only: ids of the runs to read; None is all of them.
+        workers: see `read_all`.
 
     Raises:
         UserError: there is no such folder, or no record in it.
@@ -130,37 +129,13 @@ def load(folder: Path, only: Collection[str] | None = None) -> Sweep:
         raise UserError(f"there is no folder {folder}: give one sweep folder, such as outputs/NAME")
     names = [name for name in run_folders(folder) if only is None or name in only]
     with uncollected():
-        found = [read(os.path.join(folder, name)) for name in names]
+        found = read_all(folder, names, workers)
         records = tuple(record for record in found if record is not None)
         if not records:
             raise UserError(f"no run has left a record in {folder} yet: there is nothing to report")
-        _share(records)
         sections = _sections(records)
     damaged = [name for name, record in zip(names, found, strict=True) if record is None]
-    return Sweep(folder, records, sections, tuple(filter(partial(_begun, folder), [] if only else damaged)))
-
-
-def _share(records: Iterable[Record]) -> None:
-    """Make parts that are equal to the previous record's the same objects: most are, and memory holds them once."""
-    before: dict[str, Any] = {}
-    for record in records:
-        for name, value in record.config.items():
-            if before.get(name) == value and type(before[name]) is type(value):
-                record.config[name] = before[name]
-            else:
-                before[name] = value
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Without the garbage collector, which would search 100,000 records again and again and find nothing."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+    return Sweep(folder, records, sections, tuple(filter(partial(_begun, folder), damaged if only is None else [])))
 
 
 def _begun(folder: Path, name: str) -> bool:

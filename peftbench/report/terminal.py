@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from peftbench.report.columns import Column
 from peftbench.report.failures import Failed, failed
-from peftbench.report.view import Column, View
+from peftbench.report.view import View
 
 if TYPE_CHECKING:
     from peftbench.report.sweep import Sweep
