@@ -90,7 +90,9 @@ def command(record: Record) -> str | None:
     overrides = record.environment.get("overrides")
     if not isinstance(overrides, list):
         return None
-    return shlex.join(["peftbench", *map(str, overrides)])
+    # A named sweep is a grid or a search unless it is told to be one run.
+    once = ["hydra.mode=RUN"] if "-cn" in overrides else []
+    return shlex.join(["peftbench", *map(str, overrides), *once])
 
 
 def commands(records: Sequence[Record]) -> list[str]:

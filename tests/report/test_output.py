@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import shlex
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from rich.console import Console
+from support import ROOT
 
 from peftbench.report import __main__ as command
-from peftbench.report import markdown, show, sweep, terminal, write
+from peftbench.report import facts, markdown, show, sweep, terminal, write
 from peftbench.report import page as page_module
 from peftbench.report.charts import front
 from peftbench.report.view import views
@@ -252,6 +257,17 @@ def test_seeds_of_a_row_are_repeated_by_one_command(folder):
     assert "<code>peftbench -m -cn demo method=lora &#39;x=a b&#39; seed=0,1,2</code>" in page(folder).text
 
 
+@pytest.mark.parametrize("name", ["demo", "search"])
+def test_the_command_of_a_run_of_a_named_sweep_is_that_run(folder, name, tmp_path):
+    overrides = ["-cn", name, "method=hira", "rank.value=6", "seed=3", "trainer.lr=0.002"]
+    record = folder.run(environment={"overrides": overrides})
+    command = [sys.executable, "-m", *shlex.split(facts.command(record)), "engine.dry_run=true"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.count("hira-movie_reviews-minilm-r6-s3-") == 1
+    assert "method=lora" not in done.stdout
+
+
 def test_a_page_that_would_be_too_large_shows_the_best_on_validation(folder, monkeypatch):
     for index in range(30):
         value = {"metric": "validation/accuracy", "value": index / 30}
@@ -302,9 +318,6 @@ def test_command_without_records_says_so(arguments, monkeypatch, capsys, tmp_pat
 
 
 def test_importing_the_package_is_light():
-    import subprocess
-    import sys
-
     code = "import peftbench.report, sys; sys.exit(any(m in sys.modules for m in ('pandas', 'matplotlib', 'scipy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
