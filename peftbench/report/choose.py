@@ -54,13 +54,19 @@ def choices(records: Iterable[Record]) -> list[Choice]:
     for record in records:
         if record.status != "ok":
             continue
-        setting = ", ".join(f"{key}={value}" for key, value in record.setting if value is not None)
+        setting = ", ".join(f"{key}={value}" for key, value in (*record.setting, *_method(record)) if value is not None)
         found[setting][record.config["trainer"]["lr"]].append(record.selection["value"])
         examples[setting] = record
     return [
         Choice(setting, _means(tries), examples[setting].selection["metric"], examples[setting])
         for setting, tries in found.items()
     ]
+
+
+def _method(record: Record) -> list[tuple[str, Any]]:
+    """The method's own options that make a setting of their own: HiRA on a 4-bit base is not HiRA."""
+    options = _carried(record.config.get("method") or {}, ("targets", "dropout"))
+    return [(f"method.{name}", value) for name, value in options.items() if value not in (0, "none", "auto")]
 
 
 def _means(tries: dict[float, list[float]]) -> dict[float, float]:
@@ -154,11 +160,15 @@ def _carried(part: dict[str, Any], without: Sequence[str]) -> dict[str, Any]:
 
 
 def _grid(choice: Choice, seeds: str) -> dict[str, Any]:
-    """The axes of one setting as a grid over seeds."""
-    axes = choice.example.axes
-    grid = {"method": axes["method"], "sparsity": axes["sparsity"], "trainer.lr": choice.best, "seed": seeds}
-    grid |= {} if axes["rank"] is None else {"rank": axes["rank"]}
-    return grid if axes["ratio"] is None else {**grid, "sparsity.ratio": axes["ratio"]}
+    """One setting, all its options written out, as a grid over seeds."""
+    axes, config = choice.example.axes, choice.example.config
+    grid: dict[str, Any] = {name: axes[name] for name in ("method", "sparsity")}
+    for part in ("method", "rank", "sparsity"):
+        # What is null is so by default, but for the rank: there, null says which of two rules holds.
+        options = _carried(config.get(part) or {}, ())
+        written = {name: "null" if value is None and part == "rank" else value for name, value in options.items()}
+        grid |= {f"{part}.{name}": value for name, value in written.items() if value is not None and value != {}}
+    return {**grid, "trainer.lr": choice.best, "seed": seeds}
 
 
 if __name__ == "__main__":

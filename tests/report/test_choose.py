@@ -11,7 +11,7 @@ import pytest
 import yaml
 from support import ROOT
 
-from peftbench.record import Record
+from peftbench.record import Record, read_sweep
 from peftbench.report.choose import choices, main, table
 
 
@@ -96,11 +96,14 @@ def test_the_choice_is_carried_into_a_sweep_that_composes(tiny_run, tmp_path: Pa
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert "6 points" in done.stdout
+    ids = {record.run_id for record in read_sweep(search) if record.config["trainer"]["lr"] in (0.003, 0.0001)}
+    settings = {run_id.rpartition("-s")[0] for run_id in ids}
+    assert all(done.stdout.count(f"{setting}-s{seed}") == 1 for setting in settings for seed in (3, 4))
     written = yaml.safe_load(file.read_text())
     assert written["trainer"]["batch_size"] == 8, "the recipe of the search"
     grids = {grid["method"]: grid for grid in written["hydra"]["sweeper"]["params"]}
-    assert grids["lora"] == {"method": "lora", "sparsity": "none", "trainer.lr": 0.003, "seed": "3,4", "rank": 4}
-    assert grids["full"] == {"method": "full", "sparsity": "none", "trainer.lr": 0.0001, "seed": "3,4"}
+    assert (grids["lora"]["trainer.lr"], grids["lora"]["seed"], grids["lora"]["rank.value"]) == (0.003, "3,4", 4)
+    assert (grids["full"]["trainer.lr"], "rank.value" in grids["full"]) == (0.0001, False)
     assert (grids["sparse_lora"]["sparsity"], grids["sparse_lora"]["sparsity.ratio"]) == ("topk", 0.75)
 
 
