@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,24 +49,24 @@ class Choice:
 
 def choices(records: Iterable[Record]) -> list[Choice]:
     """One choice for every setting; runs that did not finish (a diverged rate, say) are tries without a figure."""
-    found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    examples: dict[str, Record] = {}
+    found: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    examples: dict[tuple[str, str], Record] = {}
     for record in records:
         if record.status != "ok":
             continue
-        setting = ", ".join(f"{key}={value}" for key, value in (*record.setting, *_method(record)) if value is not None)
-        found[setting][record.config["trainer"]["lr"]].append(record.selection["value"])
-        examples[setting] = record
+        # HiRA on a 4-bit base is not HiRA, though the axes are the same.
+        key = (_joined(record.setting), _joined(_carried(record.config.get("method") or {}, ()).items(), "method."))
+        found[key][record.config["trainer"]["lr"]].append(record.selection["value"])
+        examples.setdefault(key, record)
+    alike = Counter(axes for axes, _ in found)
     return [
-        Choice(setting, _means(tries), examples[setting].selection["metric"], examples[setting])
-        for setting, tries in found.items()
+        Choice(axes if alike[axes] == 1 else f"{axes}, {method}", _means(tries), record.selection["metric"], record)
+        for ((axes, method), tries), record in zip(found.items(), examples.values(), strict=True)
     ]
 
 
-def _method(record: Record) -> list[tuple[str, Any]]:
-    """The method's own options that make a setting of their own: HiRA on a 4-bit base is not HiRA."""
-    options = _carried(record.config.get("method") or {}, ("targets", "dropout"))
-    return [(f"method.{name}", value) for name, value in options.items() if value not in (0, "none", "auto")]
+def _joined(options: Iterable[tuple[str, Any]], prefix: str = "") -> str:
+    return ", ".join(f"{prefix}{key}={value}" for key, value in options if value is not None)
 
 
 def _means(tries: dict[float, list[float]]) -> dict[float, float]:

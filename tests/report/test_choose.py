@@ -64,6 +64,15 @@ def test_failed_tries_have_no_figure(tmp_path: Path) -> None:
     assert set(read(tmp_path)["method=lora"].tries) == {1e-4}
 
 
+def test_options_of_a_method_make_a_setting_of_its_own(tmp_path: Path) -> None:
+    for bits, value in (("none", 0.9), ("nf4", 0.5)):
+        for lr, worse in ((1e-3, 0.0), (1e-2, 0.1)):
+            config = {"trainer": {"lr": lr}, "method": {"name": "hira", "quantize": bits}}
+            run(tmp_path, "hira", lr, 0, value - worse, config=config, run_id=f"{bits}-{lr}")
+    found = {choice.setting: choice.tries[1e-3] for choice in choices(read_sweep(tmp_path))}
+    assert found == {"method=hira, rank=8, method.quantize=none": 0.9, "method=hira, rank=8, method.quantize=nf4": 0.5}
+
+
 def test_the_command(tmp_path: Path, capsys) -> None:
     assert main([str(tmp_path)]) == 2
     run(tmp_path, "lora", 1e-4, 0, 0.7)
