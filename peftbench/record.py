@@ -31,8 +31,10 @@ class Record:
     log_tail: str | None = None
     """The end of the log of a run that did not finish."""
     metrics: dict[str, float | int | str | None] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
+    """Of figures that were measured several times in the run: (largest - smallest) / mean of the repetitions."""
     history: list[dict[str, float | int]] = field(default_factory=list)
-    """Validation reports: step, quality/..., and train loss since the last one."""
+    """Validation reports: step, validation/..., and train loss since the last one."""
     environment: dict[str, Any] = field(default_factory=dict)
     """Device, precision, library versions, git commit and dirty flag, threads."""
     data: dict[str, Any] = field(default_factory=dict)
@@ -65,22 +67,41 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+            os.fchmod(file.fileno(), _mode(path))
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def read(folder: Path) -> Record | None:
+def _mode(path: Path) -> int:
+    """What the file had, or what a new one gets: temporary files are readable by their owner only."""
+    try:
+        return path.stat().st_mode & 0o777
+    except OSError:
+        os.umask(mask := os.umask(0o077))
+        return 0o666 & ~mask
+
+
+def read(folder: Path | str) -> Record | None:
     """The record in ``folder``, or None if there is none that can be read."""
     try:
-        return Record(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+        with open(os.path.join(folder, FILE), "rb") as file:
+            return Record(**json.loads(file.read()))
     except (OSError, ValueError, TypeError):
         return None
 
 
 def read_sweep(folder: Path) -> Iterator[Record]:
     """All records under ``outputs/<sweep>``, in order of their folder names."""
-    for path in sorted(folder.glob(f"*/{FILE}")):
-        if (record := read(path.parent)) is not None:
+    for name in run_folders(folder):
+        if (record := read(os.path.join(folder, name))) is not None:
             yield record
+
+
+def run_folders(folder: Path) -> list[str]:
+    """Names of the folders in a sweep folder (hidden ones are nobody's run), sorted."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())

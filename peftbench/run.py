@@ -235,19 +235,21 @@ def profile(context: Context, data: Data, attached: Attached) -> None:
     run, record = context.run, context.record
     context.on_progress("profiling", 0, 0)
 
-    def measure(model: torch.nn.Module, prefix: str) -> dict[str, float]:
+    def measure(model: torch.nn.Module, prefix: str) -> None:
         size = run.trainer.eval_batch_size
-        return profile_inference(
+        found = profile_inference(
             model, data.task, data.evaluation, size, context.device, context.autocast, prefix=prefix
         )
+        record.metrics |= found.metrics
+        record.spread |= found.spread
 
     batch = next(iter(data.task.batches(data.train, run.trainer.batch_size, seed=0))).to(context.device)
     attached.model.train()
     with context.autocast():
         record.metrics["flops/train_per_token"] = flops_per_token(attached.model, batch, data.task.loss)
-    record.metrics |= measure(attached.model.eval(), "speed/infer")
+    measure(attached.model.eval(), "speed/infer")
     if (merged := run.method.merge(attached)) is not None:
-        record.metrics |= measure(merged.eval(), "speed/infer_merged")
+        measure(merged.eval(), "speed/infer_merged")
 
 
 def resolve_device(name: str) -> torch.device:

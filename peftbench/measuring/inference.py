@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
 
 from peftbench.measuring.clock import synchronize
 from peftbench.measuring.mode import mode
@@ -20,6 +22,16 @@ SINGLES = 63
 """Items that latency is measured on, at most."""
 BATCHES = 7
 """Batches that throughput is measured on, at most. One less than a power of two: see `_spread`."""
+ROUNDS = 3
+"""How often the same passes are timed, as long as there is time: their differences say how steady a figure is."""
+
+
+class Inference(NamedTuple):
+    """Figures over all rounds, and how far the rounds lie apart: (largest - smallest) / mean of each figure."""
+
+    metrics: dict[str, float]
+    spread: dict[str, float]
+    """Of p50 and samples a second; absent where time was left for one round only."""
 
 
 def profile_inference(
@@ -35,19 +47,19 @@ def profile_inference(
     min_items: int = 20,
     min_batches: int = 3,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, float]:
+) -> Inference:
     """Measure ``{prefix}_latency_ms_p50``, ``_p95`` and ``{prefix}_samples_per_s``.
 
     The items cover the lengths of ``data`` evenly (they repeat where there are fewer than a batch). Inputs are on the
-    device before the clock starts, each forward pass is waited for, and each pass after the warm-up counts. The model
-    is in eval mode and without gradients meanwhile.
+    device before the clock starts, each forward pass is waited for, and each pass after the warm-up counts. The same
+    passes are timed in up to `ROUNDS` rounds. The model is in eval mode and without gradients meanwhile.
 
     Args:
         batch_size: the evaluation batch size.
         autocast: makes the autocast context of the evaluation.
         prefix: ``speed/infer`` or ``speed/infer_merged``.
-        budget_s: seconds to spend on each of the two measurements, once their minimum is done.
-        min_items: items that are timed even if the budget is spent.
+        budget_s: seconds to spend on each of the two measurements, shared by the rounds; the minimum is done anyway.
+        min_items: items that are timed even if the budget is spent, in one round then.
         min_batches: the same for batches.
 
     Raises:
@@ -55,22 +67,41 @@ def profile_inference(
     """
     import torch
 
-    def timed(size: int, count: int, warmup: int, minimum: int) -> tuple[list[float], int]:
+    def timed(size: int, count: int, warmup: int, minimum: int) -> list[Round]:
         batches = [batch.to(device) for batch in _chosen(task, data, size, count)]
         for batch in batches[:warmup]:
             model(**batch.inputs)
         synchronize(device)
-        return _timed(model, batches, device, budget_s, minimum, clock)
+        rounds = [_timed(model, batches, device, budget_s / ROUNDS, minimum, clock)]
+        same = batches[: len(rounds[0].seconds)]
+        while len(rounds) < ROUNDS and sum(sum(one.seconds) for one in rounds) < budget_s:
+            rounds.append(_timed(model, same, device, math.inf, len(same), clock))
+        return rounds
 
     with mode(model, training=False), torch.no_grad(), autocast():
-        latencies, _ = timed(1, SINGLES, 3, min_items)
-        seconds, samples = timed(batch_size, BATCHES, 1, min_batches)
-    p50, p95 = percentiles_ms(latencies)
-    return {
-        f"{prefix}_latency_ms_p50": p50,
-        f"{prefix}_latency_ms_p95": p95,
-        f"{prefix}_samples_per_s": samples / sum(seconds),
+        single = timed(1, SINGLES, 3, min_items)
+        batched = timed(batch_size, BATCHES, 1, min_batches)
+    p50, p95 = percentiles_ms([value for one in single for value in one.seconds])
+    samples, seconds = sum(one.samples for one in batched), sum(sum(one.seconds) for one in batched)
+    repeated = {
+        f"{prefix}_latency_ms_p50": [percentiles_ms(one.seconds)[0] for one in single],
+        f"{prefix}_samples_per_s": [one.samples / sum(one.seconds) for one in batched],
     }
+    return Inference(
+        {
+            f"{prefix}_latency_ms_p50": p50,
+            f"{prefix}_latency_ms_p95": p95,
+            f"{prefix}_samples_per_s": samples / seconds,
+        },
+        {name: (max(values) - min(values)) / fmean(values) for name, values in repeated.items() if len(values) > 1},
+    )
+
+
+class Round(NamedTuple):
+    """Seconds of each forward pass, and how many items they held together."""
+
+    seconds: list[float]
+    samples: int
 
 
 def _timed(
@@ -80,8 +111,7 @@ def _timed(
     budget_s: float,
     minimum: int,
     clock: Callable[[], float],
-) -> tuple[list[float], int]:
-    """Seconds of each forward pass, and how many items they held together."""
+) -> Round:
     seconds: list[float] = []
     samples = 0
     for batch in batches:
@@ -92,7 +122,7 @@ def _timed(
         synchronize(device)
         seconds.append(clock() - start)
         samples += len(batch.rows)
-    return seconds, samples
+    return Round(seconds, samples)
 
 
 def _chosen(task: Task, data: Encoded, batch_size: int, count: int) -> list[Batch]:

@@ -24,11 +24,11 @@ def write(folder: Path, *, baseline: str = BASELINE) -> Path:
     Raises:
         UserError: there is no such folder, or no record in it.
     """
-    from peftbench.report import page, sweep, table
+    from peftbench.report import page, sweep, table, view
 
     loaded = sweep.load(folder)
     table.write(loaded)
-    return page.write(loaded, baseline)
+    return page.write(loaded, view.views(loaded, baseline), baseline)
 
 
 def show(
@@ -42,6 +42,7 @@ def show(
     Raises:
         UserError: there is no such folder, or no record in it.
     """
-    from peftbench.report import sweep, terminal
+    from peftbench.report import sweep, terminal, view
 
-    terminal.show(sweep.load(folder, only), baseline, file)
+    loaded = sweep.load(folder, only)
+    terminal.show(loaded, view.views(loaded, baseline), file)

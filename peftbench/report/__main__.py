@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from peftbench.errors import UserError
-from peftbench.report import BASELINE, show, write
+from peftbench.record import write_atomically
+from peftbench.report import BASELINE, sweep
+from peftbench.report.reading import uncollected
+from peftbench.report.sweep import Sweep
 
 OUTPUTS = Path("outputs")
 
@@ -16,16 +20,29 @@ def main(arguments: list[str] | None = None) -> int:
     """Report on each folder; returns 0, or 2 if one of them has nothing to report."""
     options = _parser().parse_args(arguments)
     try:
-        folders = options.folders or [_newest(OUTPUTS)]
-        for folder in folders:
-            write(folder, baseline=options.baseline)
-            show(folder, baseline=options.baseline)
+        with uncollected():
+            folders = options.folders or [_newest(OUTPUTS)]
+            loaded = [sweep.load(folder, workers=os.cpu_count() or 1) for folder in folders]
+            texts = [_report(one, options.baseline) for one in loaded]
         if options.markdown:
-            _write_markdown(options.markdown, folders, options.baseline)
+            write_atomically(options.markdown, "\n".join(texts))
     except UserError as error:
         print(f"peftbench.report: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _report(loaded: Sweep, baseline: str) -> str:
+    """Write and print everything about one folder; returns its tables as Markdown."""
+    # Not at the top: these start threads, and a process with threads should not fork, as reading may.
+    from peftbench.report import markdown, page, table, terminal
+    from peftbench.report.view import views
+
+    shown = views(loaded, baseline)
+    table.write(loaded)
+    page.write(loaded, shown, baseline)
+    terminal.show(loaded, shown)
+    return markdown.render(loaded, shown)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,13 +61,6 @@ def _newest(outputs: Path) -> Path:
     if newest is None:
         raise UserError(f"there is no sweep in {outputs}/: give a sweep folder")
     return newest.parent.parent
-
-
-def _write_markdown(path: Path, folders: list[Path], baseline: str) -> None:
-    from peftbench.record import write_atomically
-    from peftbench.report import markdown, sweep
-
-    write_atomically(path, "\n".join(markdown.render(sweep.load(folder), baseline) for folder in folders))
 
 
 if __name__ == "__main__":

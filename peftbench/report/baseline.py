@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,9 @@ import pandas as pd
 from peftbench.record import Record
 from peftbench.report.compare import Comparison, Gain, corrected, paired
 from peftbench.report.figures import Figure
-from peftbench.report.sweep import Section, Setting, varying
+from peftbench.report.sweep import Section, Setting, must_agree, varying
 
 FILE = "predictions.parquet"
-FAIR = ("dataset.", "model.", "trainer.")
-"""Options that must agree with the baseline's, but for the learning rate, which each method may have found itself."""
 TOLERANCE = 1e-3
 """How far (relative) the figure recomputed from the predictions may lie from the record's."""
 
@@ -37,10 +36,15 @@ class Answers:
     """1, or the tokens of a window: the figure is a function of sum(score) / sum(weight)."""
 
 
-def compare(folder: Path, section: Section, method: str) -> list[Comparison]:
-    """Compare every setting of a section with its baseline, Holm-corrected over the section."""
+def compare(folder: Path, section: Section, method: str, settings: Sequence[Setting] | None = None) -> list[Comparison]:
+    """Compare settings of a section with their baselines, Holm-corrected over those compared.
+
+    Args:
+        settings: the ones to compare; None is all of the section.
+    """
     cache: dict[str, Answers] = {}
-    return corrected([_compare(folder, section, setting, method, cache) for setting in section.settings])
+    chosen = section.settings if settings is None else settings
+    return corrected([_compare(folder, section, setting, method, cache) for setting in chosen])
 
 
 def _compare(folder: Path, section: Section, setting: Setting, method: str, cache: dict[str, Answers]) -> Comparison:
@@ -81,21 +85,17 @@ def choose(section: Section, setting: Setting, method: str) -> Setting:
 
 
 def _fair(setting: Setting, candidates: list[Setting], method: str) -> list[Setting]:
-    differing = [sorted(filter(_must_agree, varying([setting, other]))) for other in candidates]
-    fair = [other for other, names in zip(candidates, differing, strict=True) if not names]
+    fair = [other for other in candidates if other.recipe == setting.recipe]
     if not fair:
+        differing = [sorted(filter(must_agree, varying([setting, other]))) for other in candidates]
         raise Untestable(f"{method} ran with another {min(differing, key=len)[0]}")
     return fair
-
-
-def _must_agree(option: str) -> bool:
-    return option.startswith(FAIR) and option != "trainer.lr"
 
 
 def _best(metric: Figure | None, setting: Setting, candidates: list[Setting], method: str) -> Setting:
     if len(candidates) == 1:
         return candidates[0]
-    scores = [_validation(metric, other) for other in candidates]
+    scores = [other.validation for other in candidates]
     if metric and all(score is not None for score in scores):
         sign = 1 if metric.higher_is_better else -1
         return max(zip(candidates, scores, strict=True), key=lambda pair: sign * (pair[1] or 0.0))[0]
@@ -105,17 +105,6 @@ def _best(metric: Figure | None, setting: Setting, candidates: list[Setting], me
     if len(alike) == 1:
         return alike[0]
     raise Untestable(f"several {method} settings fit and no validation figures say which is the best")
-
-
-def _validation(metric: Figure | None, setting: Setting) -> float | None:
-    """Mean over seeds of each run's best validation figure, or None if a run reported none."""
-    best = []
-    for run in setting.runs:
-        reports = [report[metric.name] for report in run.history if metric and report.get(metric.name) is not None]
-        if not metric or not reports:
-            return None
-        best.append(max(reports) if metric.higher_is_better else min(reports))
-    return float(np.mean(best)) if best else None
 
 
 def _gains(

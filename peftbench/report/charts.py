@@ -1,165 +1,148 @@
-"""Charts as inline SVG: drawn by matplotlib, coloured by the page's style sheet, with a title to hover on each mark."""
+"""The charts of a section: quality against each cost with its Pareto front, against rank, against sparsity, in time."""
 
 from __future__ import annotations
 
-import io
-import re
-import xml.etree.ElementTree as ET
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
-from peftbench.report.figures import COSTS, Figure, missing, number, scale, score
-from peftbench.report.sweep import Section, Setting
-from peftbench.report.table import Summary, summarize
+from peftbench.report.drawing import STYLE, Chart, Drawing
+from peftbench.report.figures import ACHIEVED, COSTS, Figure, missing, number, scale, score
+from peftbench.report.sweep import Setting
+from peftbench.report.table import ENOUGH, Summary, summarize
+from peftbench.report.view import View
 
 AGAINST = ("memory/train_peak_bytes", "speed/train_tokens_per_s", "size/adapter_bytes")
-INK = "#010203"
-"""Stands for currentColor until the drawing is done: matplotlib has no such colour."""
-SERIES = tuple(f"#0102{index:02x}" for index in range(0x10, 0x16))
-"""Stand for the style sheet's --s0 ... --s5, which differ between light and dark."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "font.size": 9,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
-    "axes.grid": True,
-    "grid.color": INK,
-    "grid.alpha": 0.12,
-    # An axis reads "1.205", not "0.0003" with "+1.205" in the corner.
-    "axes.formatter.useoffset": False,
-}
-SVG = "{http://www.w3.org/2000/svg}"
+CURVES = 12
+"""Settings whose curves are drawn: more cannot be told apart."""
+NARROW = 0.2
+"""The least share of its largest value that a cost axis spans, so that a small difference looks small."""
 
 
-@dataclass(frozen=True)
-class Chart:
-    """One drawing and what it shows."""
-
-    title: str
-    svg: str
-
-
-class Drawing:
-    """One pair of axes that remembers what each mark says when the mouse rests on it."""
-
-    def __init__(self, section: Section, title: str) -> None:
-        self.section, self.title = section, title
-        self.canvas = Canvas(figsize=(4.5, 3.4), layout="constrained")
-        self.axes: Axes = self.canvas.add_subplot()
-        self.hints: dict[str, str] = {}
-        methods = sorted({str(setting.axes["method"]) for setting in section.settings})
-        self.styles = {name: _style(index) for index, name in enumerate(methods)}
-
-    def mark(self, setting: Setting, x: Any, y: Any, hint: str, **style: Any) -> None:
-        """Draw a point or a line of one setting in its method's colour and shape."""
-        name = f"mark{len(self.hints)}"
-        self.hints[name] = hint
-        self.axes.plot(x, y, gid=name, **{**self.styles[str(setting.axes["method"])], **style})
-
-    def finish(self, identity: str) -> Chart:
-        """Add the legend and return the drawing as SVG for the inside of an HTML page."""
-        shown = [mpl.lines.Line2D([], [], label=name, **style) for name, style in self.styles.items()]
-        self.canvas.legend(
-            handles=shown, loc="outside lower center", ncols=min(len(shown), 4), frameon=False, fontsize=8
-        )
-        buffer = io.BytesIO()
-        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": identity}):
-            self.canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-        return Chart(self.title, _inline(buffer.getvalue(), self.hints, self.title))
-
-
-def draw(section: Section, identity: str) -> list[Chart]:
+def draw(view: View, identity: str) -> list[Chart]:
     """All charts of a section that there are two different points for; ``identity`` is unique on the page."""
-    metric = section.key.metric
+    metric = view.section.key.metric
     if metric is None:
         return []
     costs = [figure for figure in COSTS if figure.name in AGAINST]
     with mpl.rc_context(STYLE):
-        drawings = [_scatter(section, metric, cost) for cost in costs]
-        drawings += [_ranks(section, metric), _curves(section, metric)]
+        drawings = [_scatter(view, metric, cost) for cost in costs]
+        drawings += [_ranks(view, metric), _sparsities(view, metric), _curves(view, metric)]
         return [drawing.finish(f"{identity}-{index}") for index, drawing in enumerate(drawings) if drawing]
 
 
-def _style(index: int) -> dict[str, Any]:
-    return {"color": SERIES[index % len(SERIES)], "marker": MARKERS[index % len(MARKERS)], "linestyle": "none"}
+def front(points: Sequence[tuple[float, float]], *, higher_x: bool, higher_y: bool) -> list[int]:
+    """Indices of the points that no other one beats or equals in both, unless it equals in both; by x.
+
+    Args:
+        points: (cost, quality) each.
+        higher_x: whether more is better; the same for y.
+    """
+    signs = (1 if higher_x else -1, 1 if higher_y else -1)
+    gains = [(signs[0] * x, signs[1] * y) for x, y in points]
+
+    def beaten(index: int) -> bool:
+        x, y = gains[index]
+        return any(a >= x and b >= y and (a > x or b > y) for a, b in gains)
+
+    return sorted((index for index in range(len(points)) if not beaten(index)), key=lambda index: points[index])
+
+
+def _drawing(view: View, title: str, note: str = "") -> Drawing:
+    return Drawing(title, sorted({_method(setting) for setting in view.settings}), note)
+
+
+def _method(setting: Setting) -> str:
+    return str(setting.axes["method"])
 
 
 def _summary(setting: Setting, figure: Figure) -> Summary:
     return summarize([run.metrics.get(figure.name) for run in setting.runs])
 
 
-def _shown(metric: Figure) -> float:
+def _factor(metric: Figure) -> float:
     return 100.0 if metric.kind == "percent" else 1.0
+
+
+def _bar(metric: Figure, summary: Summary) -> tuple[float, float] | None:
+    return summary.bar and (summary.bar[0] * _factor(metric), summary.bar[1] * _factor(metric))
 
 
 def _label(figure: Figure, unit: str) -> str:
     return f"{figure.label}, {unit}" if unit else figure.label
 
 
+def _bars(settings: Sequence[Setting], kind: str) -> str:
+    """What the bars or bands of these settings are."""
+    seeds = {len(setting.runs) for setting in settings}
+    means = ["95 % interval over seeds"] * (max(seeds) >= ENOUGH) + ["lowest and highest of two seeds"] * (2 in seeds)
+    return f"{kind}: {' or '.join(means)}." if means else ""
+
+
 def _hint(setting: Setting, metric: Figure, summary: Summary) -> str:
-    half = "" if summary.half is None else f" ± {score(metric, summary.half)}"
-    return f"{setting.label}: {metric.label} {score(metric, summary.mean)}{half}, {summary.n} seeds"
+    half = f" ± {score(metric, summary.half)}" if summary.n >= ENOUGH else ""
+    rate = setting.options.get("trainer.lr")
+    recipe = "" if rate is None else f", learning rate {rate:g}"
+    seeds = f"{summary.n} seed{'s' if summary.n != 1 else ''}"
+    return f"{setting.label}: {metric.label} {score(metric, summary.mean)}{half}, {seeds}{recipe}"
 
 
-def _scatter(section: Section, metric: Figure, cost: Figure) -> Drawing | None:
-    """Quality against a cost, with the 95 % interval over seeds."""
-    points = [(setting, _summary(setting, metric), _summary(setting, cost).mean) for setting in section.settings]
-    points = [point for point in points if point[1].mean is not None and point[2] is not None]
-    if len({x for *_, x in points}) < 2:
+def _scatter(view: View, metric: Figure, cost: Figure) -> Drawing | None:
+    """Quality against a cost; a line joins the settings that no other one beats in both."""
+    found = [(setting, _summary(setting, metric), _summary(setting, cost).mean) for setting in view.settings]
+    divisor, unit = scale(cost.kind, [x for *_, x in found])
+    points = [
+        (setting, summary, x / divisor, summary.mean * _factor(metric))
+        for setting, summary, x in found
+        if x is not None and summary.mean is not None
+    ]
+    if len({x for _, _, x, _ in points}) < 2:
         return None
-    divisor, unit = scale(cost.kind, [x for *_, x in points])
-    drawing = Drawing(section, f"{metric.label} against {cost.label}")
-    for setting, summary, x in points:
-        hint = f"{_hint(setting, metric, summary)}; {cost.label} {number(x, divisor)} {unit}"
-        _point(drawing, setting, float(x or 0) / divisor, summary, metric, hint)
-    _name_axes(drawing.axes, _label(cost, unit), metric)
-    _scale_costs(drawing.axes, [float(x or 0) / divisor for *_, x in points])
+    best = front([(x, y) for *_, x, y in points], higher_x=cost.higher_is_better, higher_y=metric.higher_is_better)
+    note = f"Line: Pareto front, by the means. {_bars([setting for setting, *_ in points], 'Bars')}"
+    drawing = _drawing(view, f"{metric.label} against {cost.label}", note)
+    drawing.axes.plot(
+        [points[i][2] for i in best], [points[i][3] for i in best], color=STYLE["text.color"], linewidth=1, alpha=0.5
+    )
+    for index, (setting, summary, x, y) in enumerate(points):
+        end = "; on the front" if index in best else ""
+        hint = f"{_hint(setting, metric, summary)}; {cost.label} {number(x)} {unit}".rstrip() + end
+        drawing.point(_method(setting), x, y, hint, _bar(metric, summary))
+    _name_axes(drawing.axes, f"{_label(cost, unit)} ({_better(cost)})", metric)
+    _scale_costs(drawing.axes, [x for _, _, x, _ in points])
     return drawing
 
 
 def _scale_costs(axes: Axes, values: list[float]) -> None:
-    """From zero, so that a small difference looks small, or logarithmic where sizes differ twentyfold."""
-    if 0 < 20 * min(values) < max(values):
+    """Never so narrow that a small difference looks large; logarithmic where sizes differ tenfold."""
+    low, high = min(values), max(values)
+    if 0 < 10 * low < high:
         axes.set_xscale("log")
     else:
-        axes.set_xlim(left=0, right=1.08 * max(values))
+        rest = max(NARROW * high - (high - low), 0) / 2
+        margin = 0.05 * max(high - low, NARROW * high)
+        axes.set_xlim(max(low - rest - margin, 0), high + rest + margin)
     axes.xaxis.set_major_formatter("{x:,g}")
 
 
-def _point(drawing: Drawing, setting: Setting, x: float, summary: Summary, metric: Figure, hint: str) -> None:
-    factor = _shown(metric)
-    y, colour = (summary.mean or 0.0) * factor, drawing.styles[str(setting.axes["method"])]["color"]
-    if summary.half:
-        drawing.axes.errorbar([x], [y], yerr=[summary.half * factor], color=colour, capsize=2, linewidth=1, alpha=0.6)
-    drawing.mark(setting, [x], [y], hint)
+def _better(figure: Figure) -> str:
+    return "higher is better" if figure.higher_is_better else "lower is better"
 
 
 def _name_axes(axes: Axes, x: str, metric: Figure) -> None:
     axes.set_xlabel(x)
-    better = "higher is better" if metric.higher_is_better else "lower is better"
-    unit = scale(metric.kind, [])[1]
-    axes.set_ylabel(f"{_label(metric, unit)} ({better})")
+    axes.set_ylabel(f"{_label(metric, scale(metric.kind, [])[1])} ({_better(metric)})")
 
 
-def _ranks(section: Section, metric: Figure) -> Drawing | None:
+def _ranks(view: View, metric: Figure) -> Drawing | None:
     """Quality against rank: one line for settings that differ in nothing else."""
-    lines = _lines(section, lambda setting: _but_rank(setting, section.extras))
+    settings = [setting for setting in view.settings if setting.axes["rank"] is not None]
+    lines = _lines(view, metric, settings, lambda setting: setting.axes["rank"], ("rank.",), ("sparsity", "ratio"))
     if not lines:
         return None
-    drawing = Drawing(section, f"{metric.label} against rank")
-    for line in lines:
-        summaries = [_summary(setting, metric) for setting in line]
-        colour = drawing.styles[str(line[0].axes["method"])]["color"]
-        x = [setting.axes["rank"] for setting in line]
-        drawing.axes.plot(x, [(one.mean or 0) * _shown(metric) for one in summaries], color=colour, linewidth=1)
-        for setting, summary in zip(line, summaries, strict=True):
-            _point(drawing, setting, setting.axes["rank"], summary, metric, _hint(setting, metric, summary))
+    drawing = _drawing(view, f"{metric.label} against rank")
+    _draw_lines(drawing, metric, lines, lambda setting: float(setting.axes["rank"]))
     _name_axes(drawing.axes, "rank", metric)
     drawing.axes.set_xscale("log", base=2)
     ranks = sorted({setting.axes["rank"] for line in lines for setting in line})
@@ -168,68 +151,75 @@ def _ranks(section: Section, metric: Figure) -> Drawing | None:
     return drawing
 
 
-def _but_rank(setting: Setting, extras: tuple[str, ...]) -> Hashable:
-    others = [setting.options.get(name) for name in extras if not name.startswith("rank.")]
-    return repr([setting.axes["method"], setting.axes["sparsity"], setting.axes["ratio"], *others])
+def _sparsities(view: View, metric: Figure) -> Drawing | None:
+    """Quality against the sparsity that was counted in the saved adapter."""
+    settings = [setting for setting in view.settings if _summary(setting, ACHIEVED).mean is not None]
+
+    def achieved(setting: Setting) -> float:
+        return 100 * (_summary(setting, ACHIEVED).mean or 0.0)
+
+    lines = _lines(view, metric, settings, achieved, ("sparsity.ratio",), ("rank", "sparsity"))
+    if not lines:
+        return None
+    drawing = _drawing(view, f"{metric.label} against sparsity")
+    _draw_lines(drawing, metric, lines, achieved)
+    _name_axes(drawing.axes, "achieved sparsity, %", metric)
+    return drawing
 
 
-def _lines(section: Section, same: Callable[[Setting], Hashable]) -> list[list[Setting]]:
+def _lines(
+    view: View,
+    metric: Figure,
+    settings: Sequence[Setting],
+    x: Callable[[Setting], float],
+    free: tuple[str, ...],
+    fixed: tuple[str, ...],
+) -> list[list[Setting]]:
+    """Settings of one method that differ in ``free`` options only, ordered by x: lines of two different x or more."""
     groups: dict[Hashable, list[Setting]] = {}
-    for setting in section.settings:
-        measured = section.key.metric and _summary(setting, section.key.metric).mean is not None
-        if setting.axes["rank"] is not None and measured:
-            groups.setdefault(same(setting), []).append(setting)
-    ordered = [sorted(group, key=lambda setting: setting.axes["rank"]) for group in groups.values()]
-    return [line for line in ordered if line[0].axes["rank"] < line[-1].axes["rank"]]
+    for setting in settings:
+        if _summary(setting, metric).mean is not None:
+            others = [setting.options.get(name) for name in view.section.extras if not name.startswith(free)]
+            same = repr([setting.axes["method"], *(setting.axes[name] for name in fixed), *others])
+            groups.setdefault(same, []).append(setting)
+    ordered = [sorted(group, key=x) for group in groups.values()]
+    return [line for line in ordered if x(line[0]) < x(line[-1])]
 
 
-def _curves(section: Section, metric: Figure) -> Drawing | None:
+def _draw_lines(drawing: Drawing, metric: Figure, lines: list[list[Setting]], x: Callable[[Setting], float]) -> None:
+    drawing.note = _bars([setting for line in lines for setting in line], "Bands")
+    for line in lines:
+        series, at = _method(line[0]), [x(setting) for setting in line]
+        summaries = [_summary(setting, metric) for setting in line]
+        means = [(summary.mean or 0.0) * _factor(metric) for summary in summaries]
+        bars = [_bar(metric, summary) or (mean, mean) for summary, mean in zip(summaries, means, strict=True)]
+        drawing.band(series, at, [low for low, _ in bars], [high for _, high in bars])
+        drawing.line(series, at, means)
+        for setting, summary, here, mean in zip(line, summaries, at, means, strict=True):
+            drawing.point(series, here, mean, _hint(setting, metric, summary))
+
+
+def _curves(view: View, metric: Figure) -> Drawing | None:
     """Validation reports during training, the mean over the seeds that reported at a step."""
-    drawing = Drawing(section, f"{metric.label} on validation during training")
-    for setting in section.settings:
-        reports: dict[float, list[float]] = {}
-        for report in (report for run in setting.runs for report in run.history):
-            if not missing(report.get("step")) and not missing(report.get(metric.name)):
-                reports.setdefault(report["step"], []).append(float(report[metric.name]))
-        if len(reports) > 1:
-            means = [sum(reports[step]) / len(reports[step]) * _shown(metric) for step in sorted(reports)]
-            hint = f"{setting.label}: mean of up to {len(setting.runs)} seeds"
-            drawing.mark(setting, sorted(reports), means, hint, linestyle="-", linewidth=1.2, markersize=3, alpha=0.8)
+    curves = [(setting, curve) for setting in view.settings if len(curve := _curve(setting, metric)) > 1]
+    if not curves:
+        return None
+    sign = 1 if metric.higher_is_better else -1
+    last = sorted(curves, key=lambda pair: -sign * pair[1][max(pair[1])])[:CURVES]
+    cut = "" if len(curves) <= CURVES else f"The {CURVES} of {len(curves)} settings that ended best. "
+    drawing = _drawing(view, f"{metric.label} on validation during training", f"{cut}Lines: means over seeds.")
+    for setting, curve in last:
+        hint = f"{setting.label}: {metric.label} {score(metric, curve[max(curve)])} on validation at the end"
+        y = [curve[step] * _factor(metric) for step in sorted(curve)]
+        marker = drawing.styles[_method(setting)]["marker"]
+        drawing.line(_method(setting), sorted(curve), y, hint, marker=marker, markersize=3.5, alpha=0.85)
     _name_axes(drawing.axes, "optimizer step", metric)
-    return drawing if drawing.hints else None
+    return drawing
 
 
-def _inline(svg: bytes, hints: Mapping[str, str], title: str) -> str:
-    """The SVG without what only a file of its own needs, with hover titles, and with the page's colours."""
-    root = ET.fromstring(svg)
-    for metadata in root.findall(f"{SVG}metadata"):
-        root.remove(metadata)
-    used = set(re.findall(r"#([\w-]+)", svg.decode()))
-    for element in root.iter():
-        hint = hints.get(element.get("id", ""))
-        if hint is not None:
-            ET.SubElement(element, f"{SVG}title").text = hint
-        if element.get("id") not in used:
-            element.attrib.pop("id", None)
-    for size in ("width", "height"):
-        root.attrib.pop(size, None)
-    root.set("role", "img")
-    root.set("aria-label", title)
-    return _coloured(_without_namespaces(ET.tostring(root, encoding="unicode")))
-
-
-def _without_namespaces(text: str) -> str:
-    """Tags and links as HTML expects them: it knows SVG by name, not by namespace."""
-    prefixes = dict(re.findall(r'xmlns:(\w+)="([^"]*)"', text))
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
-    for prefix, address in prefixes.items():
-        pattern = rf"(</?){prefix}:" if address.endswith("svg") else rf"( ){prefix}:(?=href=)"
-        text = re.sub(pattern, r"\1", text)
-    return text
-
-
-def _coloured(text: str) -> str:
-    text = text.replace(INK, "currentColor")
-    for index, colour in enumerate(SERIES):
-        text = text.replace(colour, f"var(--s{index})")
-    return text
+def _curve(setting: Setting, metric: Figure) -> dict[float, float]:
+    reports: dict[float, list[float]] = {}
+    for report in (report for run in setting.runs for report in run.history):
+        if not missing(report.get("step")) and not missing(report.get(metric.validation)):
+            reports.setdefault(report["step"], []).append(float(report[metric.validation]))
+    return {step: sum(values) / len(values) for step, values in reports.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 DASH = "–"
-Kind = Literal["percent", "plain", "nats", "bytes", "count", "rate", "ms", "s"]
+Kind = Literal["percent", "plain", "nats", "bytes", "count", "flop", "rate", "ms", "s", "j"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,13 @@ class Figure:
     label: str
     kind: Kind
     higher_is_better: bool = False
+    main: bool = False
+    """Whether it has a column that is always shown."""
+
+    @property
+    def validation(self) -> str:
+        """What the figure of the validation split is called in histories and selections."""
+        return f"validation/{self.name.partition('/')[2]}"
 
 
 QUALITY = (
@@ -30,23 +37,34 @@ QUALITY = (
 """In order of preference: the first that a record names is what its table is about."""
 
 COSTS = (
-    Figure("params/adapter", "adapter params", "count"),
-    Figure("memory/train_peak_bytes", "peak memory", "bytes"),
-    Figure("speed/train_tokens_per_s", "train tokens/s", "rate", True),
-    Figure("size/adapter_bytes", "adapter size", "bytes"),
+    Figure("params/adapter", "adapter params", "count", main=True),
+    Figure("memory/train_peak_bytes", "peak memory", "bytes", main=True),
+    Figure("speed/train_tokens_per_s", "train tokens/s", "rate", True, main=True),
+    Figure("size/adapter_bytes", "adapter size", "bytes", main=True),
+    Figure("speed/infer_latency_ms_p50", "latency p50", "ms", main=True),
+    Figure("speed/infer_merged_latency_ms_p50", "merged latency p50", "ms"),
+    Figure("speed/infer_samples_per_s", "inference samples/s", "rate", True),
     Figure("time/train_s", "train time", "s"),
-    Figure("speed/infer_latency_ms_p50", "latency p50", "ms"),
-    Figure("speed/train_samples_per_s", "train samples/s", "rate", True),
-    Figure("sparsity/achieved", "achieved sparsity", "percent"),
+    Figure("speed/train_step_ms_p50", "step p50", "ms"),
+    Figure("flops/train_per_token", "train FLOP/token", "flop"),
+    Figure("energy/train_j", "train energy", "j"),
+    Figure("memory/eval_peak_bytes", "evaluation memory", "bytes"),
+    Figure("padding/efficiency", "padding efficiency", "percent", True),
     Figure("params/head", "head params", "count"),
 )
 """Means beside the quality, the most asked for first: a narrow terminal drops from the end."""
 
+ACHIEVED = Figure("sparsity/achieved", "achieved sparsity", "percent", main=True)
+"""Stands beside the sparsity that was asked for."""
+UNSTEADY = 0.1
+"""Repeated measurements further apart than this share of their mean are marked."""
+
 _SCALES: dict[str, tuple[tuple[float, str], ...]] = {
     "bytes": ((1e9, "GB"), (1e6, "MB"), (1e3, "KB"), (1.0, "B")),
     "count": ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")),
+    "flop": ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1.0, "FLOP")),
 }
-_UNITS = {"percent": (0.01, "%"), "ms": (1.0, "ms"), "s": (1.0, "s"), "nats": (1.0, "nats")}
+_UNITS = {"percent": (0.01, "%"), "ms": (1.0, "ms"), "s": (1.0, "s"), "nats": (1.0, "nats"), "j": (1.0, "J")}
 
 
 def quality(metrics: dict[str, Any]) -> Figure | None:

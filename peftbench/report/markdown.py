@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from peftbench.report.view import Column, View, views
+from peftbench.report.columns import Column
+from peftbench.report.view import View
 
 if TYPE_CHECKING:
     from peftbench.report.sweep import Sweep
 
 
-def render(sweep: Sweep, baseline: str) -> str:
+def render(sweep: Sweep, shown: Sequence[View]) -> str:
     """All sections: a heading, the table, and what the figures mean."""
-    sections = [_section(view) for view in views(sweep, baseline)]
+    sections = [_section(view) for view in shown]
     return "\n".join(sections) if sections else f"No run of {_safe(sweep.name)} finished, so there are no figures.\n"
 
 
 def _section(view: View) -> str:
     notes = "  \n".join(map(_safe, [*view.facts, *view.warnings]))
-    return f"### {_safe(view.title)}\n\n{_table(view.columns)}\n\n{notes}\n"
+    return f"### {_safe(view.title)}\n\n{_table([column for column in view.columns if column.main])}\n\n{notes}\n"
 
 
-def _table(columns: tuple[Column, ...]) -> str:
+def _table(columns: Sequence[Column]) -> str:
     head = _row([column.title for column in columns])
     rule = "|" + "|".join("---:" if column.numeric else ":---" for column in columns) + "|"
     rows = [_row([cell.text for cell in cells]) for cells in zip(*(column.cells for column in columns), strict=True)]

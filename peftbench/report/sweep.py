@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from peftbench.errors import UserError
-from peftbench.record import Record, read, read_sweep
+from peftbench.record import Record, run_folders
 from peftbench.report import facts
-from peftbench.report.figures import Figure, quality
+from peftbench.report.figures import Figure, missing, quality
+from peftbench.report.reading import read_all, uncollected
 
 T = TypeVar("T")
+FAIR = ("dataset.", "model.", "trainer.", *facts.PROVENANCE)
+"""Options that must agree with a baseline's before there is a test, but for the learning rate."""
 AXES = ("method", "rank", "sparsity", "ratio")
 """What names a setting within a section; dataset and model name the section."""
 NOT_DECISIVE = ("seed", "tracker", "engine", "sweep", "output_dir")
@@ -38,12 +43,32 @@ class Setting:
     """Runs that differ by seed only."""
 
     axes: dict[str, Any]
-    options: dict[str, Any]
-    """The decisive configuration by dotted name, plus the provenance (data fingerprint, precision, revision)."""
     runs: tuple[Record, ...]
     """Finished, in order of their seeds."""
     planned: int
     """Runs of this configuration whatever became of them."""
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """The decisive configuration by dotted name, plus the provenance (data fingerprint, precision, revision)."""
+        config = self.runs[0].config
+        decisive = flatten({name: value for name, value in config.items() if name not in NOT_DECISIVE})
+        return {**decisive, **facts.provenance(self.runs[0])}
+
+    @cached_property
+    def recipe(self) -> str:
+        """What must agree with a baseline's, as text; the learning rate each method may have found itself."""
+        return repr(sorted((name, value) for name, value in self.options.items() if must_agree(name)))
+
+    @cached_property
+    def validation(self) -> float | None:
+        """Mean over seeds of the selected checkpoints' validation figure, or None if a run has none."""
+        figure = quality(self.runs[0].metrics)
+        found: list[Any] = [run.selection.get("value") for run in self.runs]
+        named = {run.selection.get("metric") for run in self.runs}
+        if figure is None or named != {figure.validation} or any(map(missing, found)):
+            return None
+        return math.fsum(found) / len(found)
 
     @property
     def label(self) -> str:
@@ -90,28 +115,32 @@ class Sweep:
         return [record for record in self.records if record.status != "ok"]
 
 
-def load(folder: Path, only: Collection[str] | None = None) -> Sweep:
+def load(folder: Path, only: Collection[str] | None = None, *, workers: int = 1) -> Sweep:
     """Read a sweep folder.
 
     Args:
         only: ids of the runs to read; None is all of them.
+        workers: see `read_all`.
 
     Raises:
         UserError: there is no such folder, or no record in it.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: give one sweep folder, such as outputs/NAME")
-    records = tuple(record for record in read_sweep(folder) if only is None or record.run_id in only)
-    if not records:
-        raise UserError(f"no run has left a record in {folder} yet: there is nothing to report")
-    return Sweep(folder, records, _sections(records), _unreadable(folder) if only is None else ())
+    names = [name for name in run_folders(folder) if only is None or name in only]
+    with uncollected():
+        found = read_all(folder, names, workers)
+        records = tuple(record for record in found if record is not None)
+        if not records:
+            raise UserError(f"no run has left a record in {folder} yet: there is nothing to report")
+        sections = _sections(records)
+    damaged = [name for name, record in zip(names, found, strict=True) if record is None]
+    return Sweep(folder, records, sections, tuple(filter(partial(_begun, folder), damaged if only is None else [])))
 
 
-def _unreadable(folder: Path) -> tuple[str, ...]:
-    """Names of run folders (a config.yaml or a record.json is there) whose record cannot be read."""
-    found = (path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith("."))
-    begun = (path for path in found if any((path / name).exists() for name in ("config.yaml", "record.json")))
-    return tuple(path.name for path in begun if read(path) is None)
+def _begun(folder: Path, name: str) -> bool:
+    """Whether a folder without a readable record is a run's: a config.yaml or a damaged record.json is there."""
+    return any((folder / name / file).exists() for file in ("config.yaml", "record.json"))
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -122,12 +151,28 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: json.dumps(value, sort_keys=True, default=str) if isinstance(value, list | dict) else value}
 
 
-def _decisive(record: Record) -> dict[str, Any]:
-    return flatten({name: value for name, value in record.config.items() if name not in NOT_DECISIVE})
+class Texts:
+    """JSON text of values, made once for each object. The values must outlive this: an object is known by its id."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, str] = {}
+
+    def __call__(self, value: Any) -> str:
+        """The text, keys sorted."""
+        if not isinstance(value, dict):
+            return _json(value)
+        if (text := self._known.get(id(value))) is None:
+            text = self._known[id(value)] = _json(value)
+        return text
 
 
-def _frozen(options: dict[str, Any]) -> str:
-    return json.dumps(options, sort_keys=True, default=str)
+def _decisive(record: Record, texts: Texts) -> tuple[str, ...]:
+    """The configuration without what makes no other setting, as text by parts: cheap to compare and to group by."""
+    return tuple(name + texts(value) for name, value in record.config.items() if name not in NOT_DECISIVE)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _key(record: Record) -> Key:
@@ -137,43 +182,60 @@ def _key(record: Record) -> Key:
     return Key(str(axes.get("dataset")), str(axes.get("model")), split, size, quality(record.metrics), device, weights)
 
 
-def _sections(records: Iterable[Record]) -> tuple[Section, ...]:
-    records = list(records)
-    planned = _grouped(records, lambda record: _frozen(_decisive(record)))
-    finished = _grouped([record for record in records if record.status == "ok"], _key)
+def _sections(records: Sequence[Record]) -> tuple[Section, ...]:
+    texts = Texts()
+    decisive = [_decisive(record, texts) for record in records]
+    planned = Counter(decisive)
+    finished: dict[Key, dict[Hashable, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for index, record in enumerate(records):
+        if record.status == "ok":
+            # The same words in the configuration can mean other data or another precision on another day: these are
+            # never merged.
+            finished[_key(record)][decisive[index], *facts.provenance(record).items()].append(index)
     sections = []
     for key in sorted(finished, key=str):
-        groups = _grouped(finished[key], lambda record: _frozen(_options(record)))
-        settings = tuple(_setting(runs, planned) for runs in groups.values())
+        groups = finished[key].values()
+        settings = tuple(_setting([records[i] for i in group], planned[decisive[group[0]]]) for group in groups)
         sections.append(Section(key, settings, _extras(settings)))
     return tuple(sections)
 
 
-def _options(record: Record) -> dict[str, Any]:
-    # The same words in the configuration can mean other data or another precision on another day: never merge those.
-    return {**_decisive(record), **facts.provenance(record)}
-
-
-def _setting(runs: list[Record], planned: dict[str, list[Record]]) -> Setting:
+def _setting(runs: list[Record], planned: int) -> Setting:
     axes = {name: runs[0].axes.get(name) for name in AXES}
     ordered = tuple(sorted(runs, key=lambda run: (run.axes.get("seed") or 0, run.run_id)))
-    return Setting(axes, _options(runs[0]), ordered, len(planned[_frozen(_decisive(runs[0]))]))
+    return Setting(axes, ordered, planned)
 
 
 def _extras(settings: tuple[Setting, ...]) -> tuple[str, ...]:
     """Trainer options that vary in the section, and whatever tells settings of equal axes apart."""
     shown = {name for name in varying(settings) if name.startswith("trainer.")}
-    for twins in _grouped(settings, lambda setting: _frozen(setting.axes)).values():
+    for twins in _grouped(settings, lambda setting: _json(setting.axes)).values():
         differing = varying(twins)
         shown |= {name for name in differing if name not in facts.PROVENANCE} or differing
     return tuple(sorted(shown))
 
 
+def must_agree(option: str) -> bool:
+    """Whether settings that differ in this option (by dotted name) cannot be compared."""
+    return option.startswith(FAIR) and option != "trainer.lr"
+
+
 def varying(settings: Iterable[Setting]) -> set[str]:
     """Names of the options that are not the same in all of ``settings``."""
-    options = [setting.options for setting in settings]
-    names = {name for mapping in options for name in mapping}
-    return {name for name in names if len({repr(mapping.get(name)) for mapping in options}) > 1}
+    return vary([setting.options for setting in settings])
+
+
+def vary(mappings: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Names whose values are not the same in all of ``mappings`` (absent is None; 1, 1.0 and True are not the same)."""
+    if not mappings:
+        return set()
+
+    def differs(name: str) -> bool:
+        first = mappings[0].get(name)
+        values = (mapping.get(name) for mapping in mappings)
+        return any(value != first or type(value) is not type(first) for value in values)
+
+    return {name for name in dict.fromkeys(name for mapping in mappings for name in mapping) if differs(name)}
 
 
 def _grouped(items: Iterable[T], by: Callable[[T], Hashable]) -> dict[Any, list[T]]:

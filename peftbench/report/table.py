@@ -2,89 +2,124 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from peftbench.record import Record, write_atomically
-from peftbench.report.figures import COSTS, Figure, missing
-from peftbench.report.sweep import AXES, Section, Setting, Sweep, flatten
+from peftbench.record import Record
+from peftbench.report.figures import ACHIEVED, COSTS, UNSTEADY, Figure, missing
+from peftbench.report.sweep import AXES, Section, Setting, Sweep, Texts, flatten, vary
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from peftbench.report.compare import Comparison
 
 CONFIDENCE = 0.95
+ENOUGH = 3
+"""Seeds from which an interval is shown beside a mean."""
 RUN_AXES = ("method", "dataset", "model", "rank", "sparsity", "ratio", "seed")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Seeds of one setting: how many, their mean, standard deviation (n - 1) and half the 95 % interval."""
+    """Seeds of one setting: how many, their mean, standard deviation (n - 1), half the 95 % interval, and the ends."""
 
     n: int
-    mean: float | None
-    sd: float | None
-    half: float | None
+    mean: float | None = None
+    sd: float | None = None
+    half: float | None = None
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def bar(self) -> tuple[float, float] | None:
+        """What stands beside the mean: the interval from `ENOUGH` seeds on, the ends for two, nothing for one.
+
+        The interval of two values is 6.4 times as long as their distance: correct, and of no use to a reader.
+        """
+        if self.mean is None or self.half is None or self.least is None or self.most is None:
+            return None
+        return (self.mean - self.half, self.mean + self.half) if self.n >= ENOUGH else (self.least, self.most)
 
 
 def summarize(values: Sequence[Any]) -> Summary:
     """Summarize one figure over seeds; spread and interval (Student t) exist from two values on."""
     present = [float(value) for value in values if not missing(value)]
     n = len(present)
+    if not n:
+        return Summary(0)
+    mean, ends = math.fsum(present) / n, (min(present), max(present))
     if n < 2:
-        return Summary(n, present[0] if present else None, None, None)
+        return Summary(n, mean, None, None, *ends)
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in present) / (n - 1))
+    return Summary(n, mean, sd, _quantile(n - 1) * sd / math.sqrt(n), *ends)
+
+
+@lru_cache
+def _quantile(freedom: int) -> float:
     from scipy import stats
 
-    series = pd.Series(present)
-    sd = float(series.std(ddof=1))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * sd / n**0.5
-    return Summary(n, float(series.mean()), sd, half)
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
-def runs_frame(records: Sequence[Record]) -> pd.DataFrame:
+def runs_table(records: Sequence[Record]) -> pa.Table:
     """One row a run, finished or not: id, axes, options that vary in the sweep, status, reason and every metric."""
-    options = [flatten({"config": record.config}) for record in records]
-    varying = _varying(options)
-    rows = [
-        _run_row(record, {name: own.get(name) for name in varying})
-        for record, own in zip(records, options, strict=True)
-    ]
-    # As objects first: pandas would make floats of whole numbers as soon as one run lacks them.
-    return pd.DataFrame(rows, dtype=object).apply(_typed)
+    axes = dict.fromkeys([*RUN_AXES, *(name for record in records for name in record.axes)])
+    metrics = dict.fromkeys(name for record in records for name in record.metrics)
+    columns: dict[str, list[Any]] = {"run_id": [record.run_id for record in records]}
+    columns |= {name: [record.axes.get(name) for record in records] for name in axes}
+    columns |= {name: [getattr(record, name) for record in records] for name in ("status", "reason")}
+    columns |= {name: [record.metrics.get(name) for record in records] for name in metrics}
+    columns |= {name: [getattr(record, name) for record in records] for name in ("started", "ended", "config_hash")}
+    import pyarrow as pa
+
+    return pa.table({name: _typed(values) for name, values in (columns | _options(records)).items()})
 
 
-def _run_row(record: Record, options: dict[str, Any]) -> dict[str, Any]:
-    axes = {name: record.axes.get(name) for name in dict.fromkeys([*RUN_AXES, *record.axes])}
-    about = {"status": record.status, "reason": record.reason}
-    times = {"started": record.started, "ended": record.ended, "config_hash": record.config_hash}
-    return {"run_id": record.run_id, **axes, **about, **record.metrics, **times, **options}
+def _options(records: Sequence[Record]) -> dict[str, list[Any]]:
+    """The options that vary, as columns. A part of the configuration is taken apart once for all runs that share it."""
+    found: dict[str, list[Any]] = {}
+    as_text = Texts()
+    for part in dict.fromkeys(name for record in records for name in record.config):
+        texts = [as_text(record.config.get(part)) for record in records]
+        one_each = dict(zip(texts, records, strict=True))
+        flat = {text: flatten({"config": {part: record.config.get(part)}}) for text, record in one_each.items()}
+        names = vary(list(flat.values()))
+        ordered = (name for name in dict.fromkeys(name for one in flat.values() for name in one) if name in names)
+        found |= {name: [flat[text].get(name) for text in texts] for name in ordered}
+    return found
 
 
-def _varying(options: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = dict.fromkeys(name for mapping in options for name in mapping)
-    return [name for name in names if len({repr(mapping.get(name)) for mapping in options}) > 1]
+def _typed(column: list[Any]) -> pa.Array:
+    """A column of one type that CSV and Parquet both keep: whole numbers, numbers, or text; NaN is null."""
+    import pyarrow as pa
+
+    kinds = set(map(type, column)) - {type(None)}
+    if kinds <= {int}:
+        return pa.array(column, type=pa.int64())
+    if kinds <= {int, float}:
+        return pa.array(column, type=pa.float64(), from_pandas=True)
+    return pa.array([None if missing(value) else str(value) for value in column], type=pa.string())
 
 
-def _typed(column: pd.Series) -> pd.Series:
-    """A column of one type that CSV and Parquet both keep: whole numbers, numbers, or text."""
-    present = [value for value in column if not missing(value)]
-    if all(isinstance(value, int) and not isinstance(value, bool) for value in present):
-        return pd.Series(pd.array(_nulled(column), dtype="Int64"), index=column.index)
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in present):
-        return pd.Series(pd.array(_nulled(column), dtype="Float64"), index=column.index)
-    return pd.Series([None if missing(value) else str(value) for value in column], index=column.index, dtype="string")
+def settings_frame(
+    section: Section, comparisons: Sequence[Comparison] | None = None, settings: Sequence[Setting] | None = None
+) -> pd.DataFrame:
+    """One row a setting, best quality first: axes, shown options, seeds, quality, costs and the comparison.
 
-
-def _nulled(column: pd.Series) -> list[Any]:
-    return [None if missing(value) else value for value in column]
-
-
-def settings_frame(section: Section, comparisons: Sequence[Comparison] | None = None) -> pd.DataFrame:
-    """One row a setting, best quality first: axes, shown options, seeds, quality, costs and the comparison."""
-    rows = [_setting_row(section, setting) for setting in section.settings]
+    Args:
+        settings: the rows, in the order of ``comparisons``; None is all settings of the section.
+    """
+    chosen = section.settings if settings is None else settings
+    rows = [_setting_row(section, setting) for setting in chosen]
     for row, comparison in zip(rows, comparisons or [], strict=bool(comparisons)):
         row.update(comparison.row())
     # Columns of mixed content (rank 8 beside None) stay as they are: pandas would make 8.0 of them.
@@ -103,14 +138,18 @@ def _setting_row(section: Section, setting: Setting) -> dict[str, Any]:
     summary = summarize(_figures(setting, section.key.metric))
     low, high = (None, None) if summary.half is None else _around(summary)
     quality = {"mean": summary.mean, "sd": summary.sd, "half": summary.half, "low": low, "high": high}
+    quality |= {"least": summary.least, "most": summary.most}
+    costs = {figure.name: summarize(_figures(setting, figure)) for figure in (ACHIEVED, *COSTS)}
+    spreads = {name: _spread(setting, name, cost) for name, cost in costs.items()}
     return {
         **{name: setting.axes.get(name) for name in AXES},
         **{name: setting.options.get(name) for name in section.extras},
         "seeds": summary.n,
         "planned": setting.planned,
         **quality,
-        **{figure.name: summarize(_figures(setting, figure)).mean for figure in COSTS},
-        "first_run": setting.runs[0].run_id,
+        **{name: cost.mean for name, cost in costs.items()},
+        "unsteady": {name: spread for name, spread in spreads.items() if spread > UNSTEADY},
+        "setting": setting,
     }
 
 
@@ -120,17 +159,36 @@ def _around(summary: Summary) -> tuple[float, float]:
     return summary.mean - summary.half, summary.mean + summary.half
 
 
+def _spread(setting: Setting, name: str, summary: Summary) -> float:
+    """How far repeated measurements lie apart, as a share of their mean: those of one run, and those of the seeds."""
+    ends = 0.0
+    if summary.mean and summary.least is not None and summary.most is not None:
+        ends = (summary.most - summary.least) / abs(summary.mean)
+    return max([ends, *(run.spread.get(name) or 0.0 for run in setting.runs)])
+
+
 def _figures(setting: Setting, figure: Figure | None) -> list[Any]:
     return [run.metrics.get(figure.name) for run in setting.runs] if figure else []
 
 
 def write(sweep: Sweep) -> None:
     """Write ``results.csv`` and ``results.parquet`` into the sweep folder, each in one step."""
-    frame = runs_frame(sweep.records)
-    write_atomically(sweep.folder / "results.csv", frame.to_csv(index=False, lineterminator="\n"))
-    temporary = sweep.folder / f".results.parquet.{os.getpid()}"
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    runs = runs_table(sweep.records)
+    with _replaced(sweep.folder / "results.csv") as path:
+        pyarrow.csv.write_csv(runs, path, pyarrow.csv.WriteOptions(quoting_style="needed"))
+    with _replaced(sweep.folder / "results.parquet") as path:
+        pyarrow.parquet.write_table(runs, path)
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of ``path`` once it is written."""
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
     try:
-        frame.to_parquet(temporary, index=False)
-        os.replace(temporary, sweep.folder / "results.parquet")
+        yield temporary
+        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

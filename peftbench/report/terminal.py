@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from rich import box
@@ -10,23 +11,28 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from peftbench.report import facts
-from peftbench.report.view import Column, View, views
+from peftbench.report.columns import Column
+from peftbench.report.failures import Failed, failed
+from peftbench.report.view import View
 
 if TYPE_CHECKING:
     from peftbench.report.sweep import Sweep
 
 FILE_WIDTH = 400
-"""Columns that a table may take in a file, where nothing has to fit a window."""
+"""Columns that a line may take in a file, where nothing has to fit a window."""
+MAX_ROWS = 60
+"""Of one table, the best; a larger one is looked at in the report."""
 MAX_FAILURES = 20
 STYLES = {"better": "bold green", "worse": "red", "tie": "dim", "baseline": "dim"}
 
 
-def show(sweep: Sweep, baseline: str, file: TextIO | None = None) -> None:
+def show(sweep: Sweep, shown: Sequence[View], file: TextIO | None = None) -> None:
     """Print one table a section, then what did not finish and why, then where the page is."""
     console = _console(file or sys.stdout)
-    for view in views(sweep, baseline):
+    for view in shown:
         _section(console, view)
+    if hidden := len(sweep.sections) - len(shown):
+        _say(console, f"{hidden} smaller tables are left out: their runs are in results.csv", "dim")
     if not sweep.sections:
         _say(console, f"No run of {sweep.name} finished, so there are no figures.", "bold")
     _failures(console, sweep)
@@ -51,7 +57,7 @@ def _section(console: Console, view: View) -> None:
         _say(console, line, "dim")
     for line in view.warnings:
         _say(console, f"! {line}", "yellow")
-    columns = list(view.columns)
+    columns = [column for column in view.columns if column.main]
     table = _table(columns)
     # Measured against the width of a file: within its own, a console never finds a table too wide.
     wide = console.options.update(width=FILE_WIDTH)
@@ -62,7 +68,8 @@ def _section(console: Console, view: View) -> None:
         table = _table(columns)
     console.print(table)
     dropped = [column.label for column in view.columns if column not in columns]
-    for line in [f"in the report only: {', '.join(dropped)}"] * bool(dropped) + list(view.notes):
+    rows = [f"{more:,} more rows in the report"] if (more := len(view.settings) - MAX_ROWS) > 0 else []
+    for line in rows + [f"in the report only: {', '.join(dropped)}"] * bool(dropped) + list(view.notes):
         _say(console, line, "dim")
     _say(console, "")
 
@@ -78,19 +85,25 @@ def _table(columns: list[Column]) -> Table:
         head = Text(column.label.replace(" ", "\n", 1) + (f"\n{column.unit}" if column.unit else ""))
         wraps = {"overflow": "fold"} if not column.priority else {"no_wrap": True}
         table.add_column(head, justify="right" if column.numeric else "left", **wraps)
-    for cells in zip(*(column.cells for column in columns), strict=True):
+    for cells in zip(*(column.cells[:MAX_ROWS] for column in columns), strict=True):
         table.add_row(*(Text(cell.text, style=STYLES.get(cell.text.split(" ")[0], "")) for cell in cells))
     return table
 
 
 def _failures(console: Console, sweep: Sweep) -> None:
-    lines = [f"{record.status:8}{record.run_id}: {facts.reason(record)}" for record in sweep.failures]
+    lines = [_failed(one) for one in failed(sweep.records)]
     lines += [f"{'no record':8} {name}" for name in sweep.unreadable]
     if not lines:
         return
     total = len(sweep.records) + len(sweep.unreadable)
-    _say(console, f"{len(lines)} of {total} runs did not finish:", "bold")
+    unfinished = len(sweep.failures) + len(sweep.unreadable)
+    _say(console, f"{unfinished:,} of {total:,} runs did not finish:", "bold")
     for line in lines[:MAX_FAILURES]:
         _say(console, f"  {line}")
     if len(lines) > MAX_FAILURES:
         _say(console, f"  and {len(lines) - MAX_FAILURES} more, all in results.csv and in the report")
+
+
+def _failed(one: Failed) -> str:
+    more = f" and {len(one.runs) - 1:,} more" if len(one.runs) > 1 else ""
+    return f"{one.status:8}{one.runs[0].run_id}{more}: {one.reason}"

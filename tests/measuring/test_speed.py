@@ -98,17 +98,17 @@ class Model(nn.Module):
 def profile(lengths: list[int], **options) -> tuple[dict[str, float], Model]:
     clock = Clock()
     model = Model(clock).train()
-    figures = profile_inference(
+    found = profile_inference(
         model, FakeTask(), encoded(lengths), options.pop("batch_size", 4), CPU, nullcontext, clock=clock, **options
     )
-    return figures, model
+    return found.metrics, model
 
 
 def test_latency_is_of_single_items_after_warmup_over_all_lengths():
     figures, model = profile(list(range(1, 101)), budget_s=60.0)
     assert figures["speed/infer_latency_ms_p50"] == pytest.approx(50, abs=2)
     assert figures["speed/infer_latency_ms_p95"] == pytest.approx(95, abs=3)
-    assert sum(1 for items, _ in model.calls if items == 1) == 63 + 3
+    assert sum(1 for items, _ in model.calls if items == 1) == 3 * 63 + 3
 
 
 def test_samples_a_second_are_at_the_evaluation_batch_size():
@@ -128,6 +128,55 @@ def test_a_spent_budget_leaves_the_minimum_and_stays_representative():
     assert sum(1 for items, _ in model.calls if items == 1) == 20 + 3
     assert sum(1 for items, _ in model.calls if items == 4) == 3 + 1
     assert figures["speed/infer_latency_ms_p50"] == pytest.approx(500, rel=0.1)
+
+
+class Uneven(Model):
+    """The first round over single items is twice as fast as the later ones, whatever the batch."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        single = sum(1 for items, _ in self.calls if items == 1)
+        self.clock.now += 0.010 if single < 3 + 63 else 0.020
+        self.calls.append(tuple(input_ids.shape))
+        return input_ids
+
+
+def test_rounds_repeat_the_same_passes_and_their_spread_is_kept():
+    clock = Clock()
+    model = Uneven(clock)
+    found = profile_inference(model, FakeTask(), encoded([5] * 100), 4, CPU, nullcontext, clock=clock, budget_s=60.0)
+    # Rounds of 10, 20 and 20 ms; the batches were all equally slow.
+    assert found.spread["speed/infer_latency_ms_p50"] == pytest.approx(10 / (50 / 3))
+    assert found.spread["speed/infer_samples_per_s"] == pytest.approx(0)
+    assert found.metrics["speed/infer_latency_ms_p50"] == pytest.approx(20)
+
+
+def test_a_single_round_has_no_spread():
+    clock = Clock()
+    found = profile_inference(
+        Model(clock), FakeTask(), encoded([5] * 100), 4, CPU, nullcontext, clock=clock, budget_s=0.0
+    )
+    assert found.spread == {}
+    assert len(found.metrics) == 3
+
+
+def test_a_known_sleep_is_seen():
+    import time
+
+    class Sleeper(nn.Module):
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> None:
+            time.sleep(0.02)
+
+    options = {"budget_s": 0.0, "min_items": 5, "min_batches": 2}
+    found = profile_inference(Sleeper(), FakeTask(), encoded([5] * 20), 4, CPU, nullcontext, **options).metrics
+    # A busy machine wakes late, never early.
+    assert 20 <= found["speed/infer_latency_ms_p50"] < 200
+    assert 4 / 0.2 < found["speed/infer_samples_per_s"] <= 4 / 0.02
+    meter = StepMeter(CPU, total_steps=3, warmup=1)
+    for _ in range(3):
+        meter.begin()
+        time.sleep(0.02)
+        meter.end(10, 20, 2)
+    assert 20 <= meter.metrics()["speed/train_step_ms_p50"] < 200
 
 
 def test_the_prefix_names_the_merged_figures():

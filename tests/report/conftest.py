@@ -36,7 +36,8 @@ class Folder:
             "sparsity": {"name": axes["sparsity"], "ratio": axes["ratio"]},
         }
         config |= {"dataset": {"name": axes["dataset"]}, "model": {"name": axes["model"]}}
-        run_id = f"{method}-{axes['dataset']}-{axes['model']}-r{rank}-{axes['sparsity']}-lr{lr:g}-s{seed}"
+        sparsity = f"{axes['sparsity']}{axes['ratio'] or ''}"
+        run_id = f"{method}-{axes['dataset']}-{axes['model']}-r{rank}-{sparsity}-lr{lr:g}-s{axes['seed']}"
         data = {"fingerprint": "f" * 64, "splits": {"evaluation": {"name": "dev", "size": 400}}}
         fields: dict[str, Any] = {
             "run_id": run_id,
@@ -66,7 +67,8 @@ class Folder:
         correct = np.where(own[0] < 0.9, shared, own[1]) < accuracy
         answers = {"id": np.arange(items) + first, "label": label, "prediction": np.where(correct, label, 1 - label)}
         metrics = {"quality/accuracy": float(correct.mean()), **costs(self.rng), **changes.pop("metrics", {})}
-        record = self.run(method, seed, metrics=metrics, **changes)
+        selection = {"rule": "best", "metric": "validation/accuracy", "step": 1, "value": accuracy}
+        record = self.run(method, seed, metrics=metrics, **{"selection": selection, **changes})
         pd.DataFrame(answers).to_parquet(self.path / record.run_id / "predictions.parquet")
         return record
 

@@ -61,11 +61,15 @@ def test_same_rank_or_no_test(folder):
     assert {one.note for one in compared(folder, "qlora").values()} == {"no qlora run in this table"}
 
 
+def chosen(value):
+    return {"rule": "best", "metric": "validation/accuracy", "step": 1, "value": value}
+
+
 def test_the_baseline_is_the_best_on_validation_not_on_evaluation(folder):
     for seed in range(2):
         folder.classified("hira", seed, lr=3e-4)
-        folder.classified("lora", seed, lr=1e-4, accuracy=0.97, history=[{"step": 1, "quality/accuracy": 0.7}])
-        folder.classified("lora", seed, lr=1e-3, accuracy=0.80, history=[{"step": 1, "quality/accuracy": 0.8}])
+        folder.classified("lora", seed, lr=1e-4, accuracy=0.97, selection=chosen(0.7))
+        folder.classified("lora", seed, lr=1e-3, accuracy=0.80, selection=chosen(0.8))
     (section,) = sweep.load(folder.path).sections
     verdicts = {
         (s.axes["method"], s.options["trainer.lr"]): one
@@ -82,6 +86,20 @@ def test_another_recipe_is_not_a_baseline(folder):
         record.config["trainer"]["epochs"] = 3
         record.write(folder.path / record.run_id)
     assert compared(folder)["hira r=8"].note == "lora ran with another trainer.epochs"
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"environment": {"device": "cpu", "precision": "bf16"}}, "precision"),
+        ({"base": {"revision": "2"}}, "base.revision"),
+    ],
+)
+def test_another_precision_or_base_is_not_a_baseline(folder, changes, what):
+    for seed in range(2):
+        folder.classified("lora", seed)
+        folder.classified("hira", seed, **changes)
+    assert compared(folder)["hira r=8"].note == f"lora ran with another {what}"
 
 
 def drop(path):
@@ -142,3 +160,17 @@ def test_one_common_seed_is_no_test(folder):
     folder.classified("lora", 1)
     folder.classified("hira", 1)
     assert "one seed in common" in compared(folder)["hira r=8"].note
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(0.0, "tie"), (0.03, "better")])
+def test_known_answers_from_files_of_872_items_and_five_seeds(folder, gap, verdict):
+    """Six pairs of systems, each pair in a table of its own: read, checked, tested and corrected as any other."""
+    for pair in range(6):
+        for seed in range(5):
+            for method, accuracy in (("lora", 0.86), ("hira", 0.86 + gap)):
+                axes = {"dataset": f"data{pair}"}
+                folder.classified(method, seed, accuracy=accuracy, items=872, axes=axes)
+    found = [compare(folder.path, section, "lora") for section in sweep.load(folder.path).sections]
+    verdicts = [one.verdict for section in found for one in section if one.verdict != "baseline"]
+    assert (len(verdicts), {(one.seeds, one.items) for section in found for one in section if one.p}) == (6, {(5, 872)})
+    assert verdicts.count(verdict) >= 5

@@ -52,6 +52,20 @@ def test_a_gap_of_three_points_is_found_with_five_seeds():
     assert np.mean([test.p < ALPHA and test.estimate > 0 for test in tests]) > 0.85
 
 
+def test_a_gap_is_found_as_often_as_the_test_itself_predicts():
+    """Each test's half interval says how often a gap of three points would be found; that often it is found."""
+    rng = np.random.default_rng(14)
+    gaps = [answers(rng, 5, 0.56, 0.15) for _ in range(300)]
+    estimates = np.array([float((other - one).mean()) for one, other in gaps])
+    tests = [paired(other - one, draws=500, rng=rng) for one, other in gaps]
+    halves = np.array([(test.high - test.low) / 2 for test in tests])
+    predicted = stats.norm.sf(halves, loc=estimates.mean(), scale=estimates.std(ddof=1)).mean()
+    found = np.mean([test.p < ALPHA and test.estimate > 0 for test in tests])
+    assert estimates.mean() == pytest.approx(0.03, abs=0.003)
+    assert 0.3 < predicted < 0.98, "where neither always nor never would do"
+    assert found == pytest.approx(predicted, abs=3 * np.sqrt(predicted * (1 - predicted) / len(tests)))
+
+
 def test_without_seed_differences_it_is_the_sign_flip_test_of_scipy():
     gains = np.random.default_rng(3).normal(0.25, 1, 40)
     exact = stats.permutation_test((gains,), np.mean, permutation_type="samples", n_resamples=20_000, rng=0).pvalue

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import shlex
+import subprocess
+import sys
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from rich.console import Console
+from support import ROOT
 
 from peftbench.report import __main__ as command
-from peftbench.report import markdown, show, sweep, terminal, write
+from peftbench.report import facts, markdown, show, sweep, terminal, write
+from peftbench.report import page as page_module
+from peftbench.report.charts import front
+from peftbench.report.view import views
 
 EVIL = "<script>alert('x')</script>"
 
@@ -18,7 +27,7 @@ EVIL = "<script>alert('x')</script>"
 @pytest.fixture
 def full(folder):
     """Two tables, failures, histories, and text that would like to be markup."""
-    history = [{"step": step, "quality/accuracy": 0.5 + step / 100} for step in (10, 20, 30)]
+    history = [{"step": step, "validation/accuracy": 0.5 + step / 100} for step in (10, 20, 30)]
     environment = {
         "device": "cpu",
         "precision": "fp32",
@@ -60,6 +69,11 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+
+
+def as_markdown(folder):
+    loaded = sweep.load(folder.path)
+    return markdown.render(loaded, views(loaded, "lora"))
 
 
 def page(folder, **options):
@@ -113,7 +127,7 @@ def test_shell_words_of_the_command_survive(full):
 
 def test_terminal_fits_100_columns(full):
     console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None, highlight=False)
-    for view in terminal.views(sweep.load(full.path), "lora"):
+    for view in views(sweep.load(full.path), "lora"):
         terminal._section(console, view)
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= 100
@@ -142,7 +156,7 @@ def test_terminal_in_a_file_is_plain_and_whole(full):
 
 
 def test_markdown_is_one_table_a_section(full):
-    text = markdown.render(sweep.load(full.path), "lora")
+    text = as_markdown(full)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     tables = text.count("### ")
     assert tables == 2
@@ -159,15 +173,131 @@ def test_only_skips(folder):
     file = io.StringIO()
     show(folder.path, file=file)
     assert "1 of 1 runs did not finish" in file.getvalue()
-    assert "finished, so there are no figures" in markdown.render(sweep.load(folder.path), "lora")
+    assert "finished, so there are no figures" in as_markdown(folder)
 
 
 def test_many_failures_are_cut_short(folder):
     for seed in range(25):
-        folder.run(seed=seed, status="failed", reason="x")
+        folder.run(seed=seed, status="failed", reason=f"x{seed}")
     file = io.StringIO()
     show(folder.path, file=file)
     assert "and 5 more" in file.getvalue()
+
+
+def test_failures_for_one_reason_are_one_line(folder):
+    for seed in range(7):
+        folder.run(seed=seed, status="failed", reason="no disk", traceback=f"frame {seed}")
+    file = io.StringIO()
+    show(folder.path, file=file)
+    assert "and 6 more: no disk" in file.getvalue()
+    text = page(folder).text
+    assert (text.count("no disk"), text.count("<pre>"), "and 2 more" in text) == (1, 1, True)
+
+
+def test_two_seeds_show_their_ends_and_three_an_interval(folder):
+    for rank, seeds in ((4, 2), (8, 3)):
+        for seed in range(seeds):
+            folder.classified(seed=seed, rank=rank)
+    quality = {}
+    for rank, cells in rows(folder):
+        quality[rank] = cells["quality"]
+    runs = sweep.load(folder.path).records
+    low, high = sorted(100 * run.metrics["quality/accuracy"] for run in runs if run.axes["rank"] == 4)
+    assert quality["4"].text == f"{(low + high) / 2:.2f} ({low:.2f}–{high:.2f})"
+    assert "95 % interval" in quality["4"].hint
+    assert "±" in quality["8"].text
+
+
+def rows(folder):
+    (view,) = views(sweep.load(folder.path), "lora")
+    for cells in zip(*(column.cells for column in view.columns), strict=True):
+        named = dict(zip([column.key for column in view.columns], cells, strict=True))
+        yield named["rank"].text if "rank" in named else "", named
+
+
+def test_a_figure_that_did_not_repeat_is_marked(folder):
+    steady = {"speed/train_tokens_per_s": 1000.0, "memory/train_peak_bytes": 10**9}
+    for seed in range(2):
+        folder.classified(seed=seed, metrics=steady | {"speed/infer_latency_ms_p50": 5.0}, rank=4)
+        folder.classified(seed=seed, metrics=steady | {"time/train_s": 10.0 + 2 * seed}, rank=8)
+    spread = {"speed/infer_latency_ms_p50": 0.11, "speed/infer_samples_per_s": 0.05}
+    folder.classified(seed=2, metrics=steady | {"speed/infer_latency_ms_p50": 5.0}, rank=4, spread=spread)
+    marked = {rank: [key for key, cell in cells.items() if "≈" in cell.text] for rank, cells in rows(folder)}
+    assert marked == {"4": ["speed/infer_latency_ms_p50"], "8": ["time/train_s"]}
+    (view,) = views(sweep.load(folder.path), "lora")
+    assert any(note.startswith("≈") for note in view.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"environment": {"device": "cpu", "precision": "bf16"}}, "Not alike in precision: bf16 (hira); fp32 (lora)"),
+        ({"base": {"targets": ["q"]}}, "Not alike in base.targets: ['q'] (hira); ['q', 'v'] (lora)"),
+    ],
+)
+def test_what_methods_do_not_share_is_said(folder, change, words):
+    folder.classified("lora", base={"targets": ["q", "v"]})
+    folder.classified("hira", **{"base": {"targets": ["q", "v"]}, **change})
+    assert words in page(folder).text
+
+
+@pytest.mark.parametrize("option", ["batch_size", "gradient_checkpointing"])
+def test_another_recipe_is_said(folder, option):
+    for method, value in (("lora", 8), ("hira", 16)):
+        record = folder.classified(method)
+        record.config["trainer"][option] = value
+        record.write(folder.path / record.run_id)
+    assert f"Not alike in trainer.{option}: 16 (hira); 8 (lora)" in page(folder).text
+
+
+def test_seeds_of_a_row_are_repeated_by_one_command(folder):
+    for seed in range(3):
+        overrides = ["-cn", "demo", "method=lora", f"seed={seed}", "x=a b"]
+        folder.classified(seed=seed, environment={"device": "cpu", "overrides": overrides})
+    assert "<code>peftbench -m -cn demo method=lora &#39;x=a b&#39; seed=0,1,2</code>" in page(folder).text
+
+
+@pytest.mark.parametrize("name", ["demo", "search"])
+def test_the_command_of_a_run_of_a_named_sweep_is_that_run(folder, name, tmp_path):
+    overrides = ["-cn", name, "method=hira", "rank.value=6", "seed=3", "trainer.lr=0.002"]
+    record = folder.run(environment={"overrides": overrides})
+    command = [sys.executable, "-m", *shlex.split(facts.command(record)), "engine.dry_run=true"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.count("hira-movie_reviews-minilm-r6-s3-") == 1
+    assert "method=lora" not in done.stdout
+
+
+def test_a_page_that_would_be_too_large_shows_the_best_on_validation(folder, monkeypatch):
+    for index in range(30):
+        value = {"metric": "validation/accuracy", "value": index / 30}
+        folder.classified(lr=1e-4 * (index + 1), selection=value, items=40)
+    loaded = sweep.load(folder.path)
+    (view,) = views(loaded, "lora", limit=10)
+    rates = sorted(setting.options["trainer.lr"] for setting in view.settings)
+    assert rates == pytest.approx([1e-4 * (index + 1) for index in range(20, 30)])
+    assert "The 10 of 30 settings" in view.facts[0]
+    monkeypatch.setattr("peftbench.report.page.RUNS", 20)
+    text = page_module.render(loaded, [view], "lora")
+    assert "10 of 30 runs, those of the rows shown" in text
+    assert text.count('<tr id="run-') == 10
+
+
+def test_pareto_front_against_brute_force():
+    rng = np.random.default_rng(0)
+    points = [(float(x), float(y)) for x, y in rng.integers(0, 8, (40, 2))]
+    best = {i for i, (x, y) in enumerate(points) if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points)}
+    assert set(front(points, higher_x=False, higher_y=True)) == best
+    mirrored = [(-x, -y) for x, y in points]
+    assert set(front(mirrored, higher_x=True, higher_y=False)) == best
+
+
+def test_files_are_as_readable_as_any(full):
+    write(full.path)
+    (full.path / "other").write_text("")
+    expected = (full.path / "other").stat().st_mode
+    names = ("report.html", "results.csv", "results.parquet")
+    assert {(full.path / name).stat().st_mode for name in names} == {expected}
 
 
 def test_command_takes_the_newest_folder(full, monkeypatch, capsys, tmp_path):
@@ -188,8 +318,21 @@ def test_command_without_records_says_so(arguments, monkeypatch, capsys, tmp_pat
 
 
 def test_importing_the_package_is_light():
-    import subprocess
-    import sys
-
     code = "import peftbench.report, sys; sys.exit(any(m in sys.modules for m in ('pandas', 'matplotlib', 'scipy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_real_run_has_its_learning_curve_and_commands(tiny_run):
+    from test_run import carried_out
+
+    folder = None
+    for method in ("lora", "hira"):
+        record, path = carried_out(tiny_run(f"method={method}"))
+        record.status = "ok"
+        record.write(path)
+        folder = path.parent
+    text = write(folder).read_text()
+    assert "accuracy on validation during training" in text
+    assert text.count("on validation at the end</title>") == 2
+    assert "accuracy against peak memory" in text
+    assert record.run_id in text
