@@ -59,9 +59,9 @@ def is_pending(folder: Path) -> bool:
     return waiting and not is_synced(folder)
 
 
-def _started(folder: Path) -> str:
-    """The time in the folder's name: ``[offline-]run-YYYYMMDD_HHMMSS-ID``."""
-    return folder.name.removeprefix("offline-")
+def _started(folder: Path) -> tuple[str, bool]:
+    """Order of tries by name, ``[offline-]run-YYYYMMDD_HHMMSS-ID``; offline comes after the online one it replaced."""
+    return folder.name.removeprefix("offline-"), folder.name.startswith("offline-")
 
 
 def _problem() -> tuple[int, str] | None:

@@ -11,10 +11,10 @@ import pytest
 pytest.importorskip("wandb_workspaces", reason="pip install 'peftbench[dashboard]'")
 
 from support import ROOT
-from tracking.backend import ENTITY, Backend, TrackedRun
-from tracking.child import environment
 
 from peftbench.tracking import dashboard, panels
+from tracking.backend import ENTITY, Backend, TrackedRun
+from tracking.child import environment
 
 ACCESSOR = re.compile(r'"(config[.:][\w.]+|summary(?:_metrics)?[.:][\w./]+)"')
 

@@ -40,6 +40,7 @@ FAULTS = {
     "hangs": hang,
     "fails": lambda call: 503,
     "starts no run": after_the_probe(hang),
+    "denies the key": after_the_probe(lambda call: 401),
     "fails every request": after_the_probe(lambda call: 500),
 }
 

@@ -84,7 +84,9 @@ def test_online_runs_that_were_cut_short_are_delivered_too(tmp_path: Path, uploa
 def test_only_the_last_try_of_a_run_is_delivered(tmp_path: Path):
     (add_run(tmp_path, "demo", "one", kind="run", at="000001") / UNSYNCED).touch()
     last = add_run(tmp_path, "demo", "one", at="000002")
-    assert sync.tracked(tmp_path) == [last]
+    add_run(tmp_path, "demo", "two", kind="run", at="000003")
+    instead = add_run(tmp_path, "demo", "two", at="000003")
+    assert sync.tracked(tmp_path) == [last, instead]
 
 
 def test_a_run_that_goes_on_is_left_alone(tmp_path: Path, uploads: list[str]):
