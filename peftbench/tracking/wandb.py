@@ -63,7 +63,7 @@ class WandbTracker(Tracker):
                 self._run.define_metric("*", step_metric=STEP, summary="none")
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """One point of the step curves, over the run's own step: W&B's counter goes on when a run is resumed."""
+        """One point of the step curves, over the run's own step: W&B's counts the calls."""
         if self._run is None:
             return
         with self._harmless("log"):
