@@ -85,7 +85,11 @@ class Operations:
         if method is None:
             self.unknown.append(operation)
             return {"errors": [{"message": f"the test server does not know {operation}"}]}
-        return {"data": method(variables)}
+        try:
+            return {"data": method(variables)}
+        except (KeyError, TypeError) as error:  # the client has changed its mind about the operation's variables
+            self.unknown.append(f"{operation}: {error!r} with {sorted(variables)}")
+            return {"errors": [{"message": self.unknown[-1]}]}
 
     def do_viewer(self, variables: dict[str, Any]) -> dict[str, Any]:
         viewer = {"id": "u1", "entity": ENTITY, "username": ENTITY, "email": "t@example.org", "flags": "{}"}
@@ -217,7 +221,7 @@ class Operations:
 
     def do_createartifactfiles(self, variables: dict[str, Any]) -> dict[str, Any]:
         edges = []
-        for file in variables["artifactFiles"]:
+        for file in variables["input"]["artifactFiles"]:
             url = f"{self.url}/artifacts/{file['artifactID']}/{file['name']}"
             node = {"storagePath": file["name"], "uploadUrl": url, "uploadHeaders": []}
             edges.append({"node": {**node, "uploadMultipartUrls": None, "artifact": {"id": file["artifactID"]}}})
