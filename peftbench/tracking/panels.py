@@ -10,7 +10,7 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 
 METHOD = "method.name"
-AXES = ("rank.r", "sparsity.ratio", "trainer.lr")
+AXES = ("rank.value", "sparsity.ratio", "trainer.lr")
 """Paths in a run's resolved configuration."""
 MEMORY = "memory/train_peak_bytes"
 SPEED = "speed/train_tokens_per_s"

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 NAMES = ("one", "two", "three")
 METRICS = {"quality/accuracy": 0.875, "params/adapter": 147456, "memory/source": "process_rss", "energy/train_j": None}
-CONFIG = {"method": {"name": "lora", "dropout": 0.1}, "rank": {"r": 8}, "sparsity": {"ratio": None}, "seed": 0}
+CONFIG = {"method": {"name": "lora", "dropout": 0.1}, "rank": {"value": 8}, "sparsity": {"ratio": None}, "seed": 0}
 CURVE = [{"step": step, "train/loss": 1 / step, "validation/accuracy": step / 100} for step in (10, 20, 30)]
 KEY = "c0ffee" * 6 + "5eed"
 

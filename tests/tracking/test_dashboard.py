@@ -55,7 +55,7 @@ def test_every_panel_that_was_asked_for_is_there(printed: dict):
 
 def test_what_the_panels_name_is_what_runs_log(printed: dict, compose):
     """Against a composed configuration and the glossary: a misspelt name would be an empty panel."""
-    config = compose("method=lora", "sparsity=magnitude", "method=sparse_lora").dump()
+    config = compose("method=sparse_lora", "sparsity=magnitude").dump()
     glossary = (ROOT / "docs" / "metrics.md").read_text()
     named = set(ACCESSOR.findall(json.dumps(printed)))
     assert len(named) > 8
