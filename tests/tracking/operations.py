@@ -95,6 +95,8 @@ class Operations:
         viewer = {"id": "u1", "entity": ENTITY, "username": ENTITY, "email": "t@example.org", "flags": "{}"}
         return {"viewer": {**viewer, "teams": {"edges": []}}}
 
+    do_getdefaultentity = do_viewer
+
     def do_serverfeaturesquery(self, variables: dict[str, Any]) -> dict[str, Any]:
         return {"serverInfo": {"features": []}}
 
@@ -188,9 +190,15 @@ class Operations:
 
     do_upsertview2 = do_upsertview
 
-    def do_projects(self, variables: dict[str, Any]) -> dict[str, Any]:
-        names = sorted({run.project for run in self.runs.values()})
-        edges = [{"node": {"id": "p1", "name": name, "entityName": ENTITY}, "cursor": ""} for name in names]
+    def do_getprojects(self, variables: dict[str, Any]) -> dict[str, Any]:
+        facts = {
+            "id": "p1",
+            "entityName": ENTITY,
+            "createdAt": "2026-01-01T00:00:00Z",
+            "isBenchmark": False,
+            "user": None,
+        }
+        edges = [{"node": {**facts, "name": name}} for name in sorted({run.project for run in self.runs.values()})]
         page = {"endCursor": None, "hasNextPage": False}
         return {"models": {"edges": edges, "pageInfo": page}}
 
