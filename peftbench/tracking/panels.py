@@ -53,7 +53,9 @@ def workspace(place: Place) -> ws.Workspace:
             ws.Section(name="Curves", panels=curves(place), is_open=True),
         ],
         settings=ws.WorkspaceSettings(max_runs=100),
-        runset_settings=ws.RunsetSettings(filters=[expr.Metric("Group") == place.sweep], groupby=[expr.Config(METHOD)]),
+        runset_settings=ws.RunsetSettings(
+            filters=expr.And(expr.Metric("Group") == place.sweep), groupby=[expr.Config(METHOD)]
+        ),
         auto_generate_panels=False,
     )
 
@@ -136,7 +138,7 @@ def _grid(place: Place, panels: list) -> wr.PanelGrid:
         entity=place.entity,
         project=project,
         name=place.sweep,
-        filters=[expr.Metric("Group") == place.sweep],
+        filters=expr.And(expr.Metric("Group") == place.sweep),
         groupby=[f"config.{METHOD}"],
     )
     return wr.PanelGrid(runsets=[runs], panels=panels)
