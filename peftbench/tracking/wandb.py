@@ -1,8 +1,8 @@
 """``tracker=wandb``: every run as a Weights & Biases run, online or written to its folder to be synced later.
 
 The record on disk is the truth and this is a reader of it: whatever the service does, a run goes on, finishes and
-keeps its files. Whether the server answers is asked *before* the run begins, because a failed online start cannot be
-turned into an offline run within the same process.
+keeps its files, and W&B costs it no more than `PROBE_SECONDS`, `INIT_SECONDS` and `FINISH_SECONDS` together. What did
+not arrive is in the run's ``wandb`` folder, from where `peftbench.tracking.sync` delivers it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-INIT_SECONDS = 8.0
-"""How long an online start may take; with the probe before it, what an unresponsive server can cost a run's start."""
-FINISH_SECONDS = 8.0
-"""How long the end of a run may wait for its upload; what is left stays on disk for `peftbench.tracking.sync`."""
+INIT_SECONDS = 3.5
+"""How long an online start may take; after that the run is offline."""
+FINISH_SECONDS = 4.0
+"""How long the end of a run may wait for its upload."""
 UNSYNCED = "unsynced"
-"""Marker file in the folder of an online run whose upload did not finish."""
+"""Marker file in the folder of an online run whose upload has not been seen to end, be it that its process died."""
 STEP = "step"
 FINE = ("ok", "pruned", "skipped")
 """Statuses that W&B shows as finished; all others as failed."""
@@ -54,18 +54,16 @@ class WandbTracker(Tracker):
     def start(self, run: RunConfig, folder: Path) -> None:
         """Begin the W&B run; its local files are in ``folder/wandb``."""
         with self._harmless("start"):
-            import wandb
-
             folder.mkdir(parents=True, exist_ok=True)
             quiet_setup()
             if (mode := self._resolve_mode()) is not None:
-                self._run = wandb.init(**self._identity(run, mode), dir=str(folder), settings=_settings())
+                self._run = self._begin(run, folder, mode)
                 self._run.define_metric(STEP, hidden=True, summary="none")
                 # No summary of curves: a validation figure must not stand where the record's figure belongs.
                 self._run.define_metric("*", step_metric=STEP, summary="none")
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """One point of the step curves, over the run's own step: W&B's counter goes on when a run is resumed."""
+        """One point of the step curves, over the run's own step: W&B's counts the calls."""
         if self._run is None:
             return
         with self._harmless("log"):
@@ -77,13 +75,30 @@ class WandbTracker(Tracker):
             return
         with self._harmless("finish"):
             run, self._run = self._run, None
-            figures = {name: value for name, value in record.metrics.items() if value is not None}
-            run.summary.update({**figures, "status": record.status, "reason": record.reason or ""})
+            run.summary.update(summary_of(record))
             facts = {"environment": record.environment, "data": record.data, "base": record.base}
             run.config.update(facts, allow_val_change=True)
             if self.artifacts:
                 _log_artifacts(run, record, folder)
             _end(run, exit_code=0 if record.status in FINE else 1)
+
+    def _begin(self, run: RunConfig, folder: Path, mode: Literal["online", "offline"]) -> Any:
+        """The W&B run: online, or offline if that is asked for or the server does not start it in time."""
+        import wandb
+
+        try:
+            begun = wandb.init(**self._identity(run, mode), dir=str(folder), settings=_settings())
+        except Exception as error:
+            if mode == "offline":
+                raise
+            logger.warning("W&B did not start this run (%s): it is kept offline", _one_line(error))
+            # The service holds on to the id of a run that it could not start, so it is ended, which takes no time.
+            wandb.teardown()
+            quiet_setup()
+            return self._begin(run, folder, "offline")
+        if mode == "online":
+            _marker(begun).touch()
+        return begun
 
     def _resolve_mode(self) -> Literal["online", "offline"] | None:
         """Where this run goes; None if ``WANDB_MODE=disabled`` says that it goes nowhere."""
@@ -104,7 +119,10 @@ class WandbTracker(Tracker):
         return "online"
 
     def _identity(self, run: RunConfig, mode: str) -> dict[str, Any]:
-        """Arguments of ``wandb.init``: the same configuration is the same W&B run, so that a re-run continues it."""
+        """Arguments of ``wandb.init``: the same configuration is the same W&B run, so that a re-run writes over it.
+
+        Not resumed: W&B would put the curve of the second try behind that of the first.
+        """
         axes = (f"{axis}:{value}" for axis, value in run.axes.items() if value is not None)
         return {
             "project": self.project,
@@ -113,7 +131,6 @@ class WandbTracker(Tracker):
             "group": run.sweep,
             "name": run.run_id,
             "id": tracked_id(run),
-            "resume": "allow" if mode == "online" else None,
             "tags": [tag[:64] for tag in (*axes, *self.tags)],
             "config": {**run.dump(), "config_hash": run.hash},
             "reinit": "create_new",
@@ -126,10 +143,13 @@ class WandbTracker(Tracker):
             yield
         except Exception as error:
             self._run = None
-            reason = " ".join(str(error).split())[:200]
-            logger.warning(
-                "W&B tracking stopped at %s (%s: %s); the record is kept", doing, type(error).__name__, reason
-            )
+            logger.warning("W&B tracking stopped at %s (%s); the record is kept", doing, _one_line(error))
+
+
+def summary_of(record: Record) -> dict[str, Any]:
+    """What W&B's summary of a run holds: the record's figures, its status and reason."""
+    figures = {name: value for name, value in record.metrics.items() if value is not None}
+    return {**figures, "status": record.status, "reason": record.reason or ""}
 
 
 def tracked_id(run: RunConfig) -> str:
@@ -161,13 +181,18 @@ def _settings() -> Any:
 
 
 def _end(run: Any, exit_code: int) -> None:
-    """Finish ``run``; an upload that does not end in time is marked on disk and raised."""
-    local = Path(run.dir).parent
-    try:
-        run.finish(exit_code=exit_code)
-    except TimeoutError:
-        (local / UNSYNCED).touch()
-        raise
+    """Finish ``run``; an upload that does not end in time leaves its marker on disk and raises."""
+    marker = _marker(run)
+    run.finish(exit_code=exit_code)
+    marker.unlink(missing_ok=True)
+
+
+def _marker(run: Any) -> Path:
+    return Path(run.dir).parent / UNSYNCED
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _log_artifacts(run: Any, record: Record, folder: Path) -> None:
@@ -180,7 +205,9 @@ def _log_artifacts(run: Any, record: Record, folder: Path) -> None:
             continue
         artifact = wandb.Artifact(f"{stem}-{kind}", type=kind)
         if path.is_dir():
-            artifact.add_dir(str(path))
+            artifact.add_dir(str(path), policy="immutable", skip_cache=True)
         else:
-            artifact.add_file(str(path))
-        run.log_artifact(artifact)
+            artifact.add_file(str(path), policy="immutable", skip_cache=True)
+        artifact.finalize()
+        # `run.log_artifact` would ask the server first, for up to half a minute, and leave nothing on disk to sync.
+        run._interface.publish_artifact(run, artifact, ["latest"])

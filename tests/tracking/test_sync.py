@@ -1,58 +1,99 @@
-"""Which runs are uploaded, what is said of each, and what the exit status is."""
+"""Which runs are delivered, what is said of each, what the exit status is, and that a repeat changes nothing."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from peftbench.tracking import sync
-from peftbench.tracking.wandb import UNSYNCED
+from peftbench.tracking import delivery, sync
+from peftbench.tracking.wandb import UNSYNCED, tracked_id
+from tracking.backend import Backend
+from tracking.child import CURVE, METRICS, environment, make_record, run_config, tracked
 
 
-def add_run(output: Path, sweep: str, run: str, *, kind: str = "offline-run", synced: bool = False) -> Path:
-    folder = output / sweep / run / "wandb" / f"{kind}-20260101_000000-{run}"
+def add_run(
+    output: Path, sweep: str, run: str, *, kind: str = "offline-run", synced: bool = False, at: str = "000000"
+) -> Path:
+    folder = output / sweep / run / "wandb" / f"{kind}-20260101_{at}-{run}"
     folder.mkdir(parents=True)
     (folder / f"run-{run}.wandb").write_bytes(b"")
     if synced:
         (folder / f"run-{run}.wandb.synced").touch()
+    make_record(run).write(output / sweep / run)
     return folder
 
 
 @pytest.fixture
 def uploads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A server that takes everything but runs called ``bad``; the names of what was sent to it."""
+    """A ``wandb sync`` that marks everything but runs called ``bad``, and a server that lost runs called ``lost``."""
     sent: list[str] = []
 
-    def take(runs: list[Path]) -> str:
-        for run in runs:
-            sent.append(run.parents[1].name)
-            if "bad" not in run.name:
-                next(run.glob("*.wandb")).with_suffix(".wandb.synced").touch()
-        return "the server said no"
+    class Fake(delivery.Upload):
+        def __init__(self, runs: list[Path]) -> None:
+            self._runs = runs
 
-    monkeypatch.setattr(sync, "upload", take)
+        def __enter__(self):
+            for run in self._runs:
+                sent.append(run.parents[1].name)
+                if "bad" not in run.name:
+                    next(run.glob("*.wandb")).with_suffix(".wandb.synced").touch()
+            return self
+
+        def __exit__(self, *exc: object) -> None:
+            pass
+
+        def ended(self) -> bool:
+            return True
+
+        def said(self) -> str:
+            return "the server said no"
+
+    monkeypatch.setattr(delivery, "Upload", Fake)
+    monkeypatch.setattr(delivery.Server, "arrived", lambda self, run: "not there" if "lost" in run.name else None)
     monkeypatch.setattr(sync, "_problem", lambda: None)
     return sent
 
 
-def test_offline_runs_are_uploaded_once(tmp_path: Path, uploads: list[str], capsys: pytest.CaptureFixture[str]):
+def test_offline_runs_are_delivered_once(tmp_path: Path, uploads: list[str], capsys: pytest.CaptureFixture[str]):
     add_run(tmp_path, "demo", "one")
     add_run(tmp_path, "other", "two")
     add_run(tmp_path, "other", "three", synced=True)
     add_run(tmp_path, "other", "online", kind="run")
     assert sync.main(["--output-dir", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.splitlines() == ["synced demo/one", "synced other/two"]
+    said = ["[1/2] synced demo/one", "[2/2] synced other/two", "2 delivered (demo, other)"]
+    assert capsys.readouterr().out.splitlines() == said
     assert sync.main(["--output-dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "nothing to sync\n"
     assert uploads == ["one", "two"]
 
 
-def test_online_runs_that_were_cut_short_are_uploaded_too(tmp_path: Path, uploads: list[str]):
+def test_force_delivers_again(tmp_path: Path, uploads: list[str]):
+    add_run(tmp_path, "demo", "three", synced=True)
+    add_run(tmp_path, "demo", "online", kind="run")
+    assert sync.main(["--force", "--output-dir", str(tmp_path)]) == 0
+    assert uploads == ["online", "three"]
+
+
+def test_online_runs_that_were_cut_short_are_delivered_too(tmp_path: Path, uploads: list[str]):
     (add_run(tmp_path, "demo", "cut", kind="run") / UNSYNCED).touch()
     assert sync.main(["--output-dir", str(tmp_path)]) == 0
     assert uploads == ["cut"]
+
+
+def test_only_the_last_try_of_a_run_is_delivered(tmp_path: Path):
+    (add_run(tmp_path, "demo", "one", kind="run", at="000001") / UNSYNCED).touch()
+    last = add_run(tmp_path, "demo", "one", at="000002")
+    add_run(tmp_path, "demo", "two", kind="run", at="000003")
+    instead = add_run(tmp_path, "demo", "two", at="000003")
+    assert sync.tracked(tmp_path) == [last, instead]
+
+
+def test_a_run_that_goes_on_is_left_alone(tmp_path: Path, uploads: list[str]):
+    add_run(tmp_path, "demo", "running")
+    (tmp_path / "demo" / "running" / "record.json").unlink()
+    assert sync.main(["--output-dir", str(tmp_path)]) == 0
+    assert uploads == []
 
 
 def test_sweeps_can_be_chosen(tmp_path: Path, uploads: list[str]):
@@ -62,13 +103,22 @@ def test_sweeps_can_be_chosen(tmp_path: Path, uploads: list[str]):
     assert uploads == ["run-a", "run-c"]
 
 
-def test_one_that_fails_is_named_and_the_others_arrive(
+def test_what_fails_is_named_tried_again_next_time_and_the_others_arrive(
     tmp_path: Path, uploads: list[str], capsys: pytest.CaptureFixture[str]
 ):
-    add_run(tmp_path, "demo", "bad")
-    add_run(tmp_path, "demo", "good")
+    for name in ("bad", "good", "lost"):
+        add_run(tmp_path, "demo", name)
     assert sync.main(["--output-dir", str(tmp_path)]) == 1
-    assert capsys.readouterr().out.splitlines() == ["failed demo/bad: the server said no", "synced demo/good"]
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [
+        "[1/3] synced demo/good",
+        "[2/3] failed demo/lost: not there",
+        "[3/3] failed demo/bad: the server said no",
+    ]
+    assert said.err == "2 of 3 could not be delivered; their files stay, `make sync` tries them again\n"
+    uploads.clear()
+    assert sync.main(["--output-dir", str(tmp_path)]) == 1
+    assert sorted(uploads) == ["bad", "lost"]
 
 
 def test_a_dry_run_uploads_nothing_and_needs_no_key(
@@ -81,38 +131,71 @@ def test_a_dry_run_uploads_nothing_and_needs_no_key(
     assert uploads == []
 
 
-def call(folder: Path, **changes: str) -> subprocess.CompletedProcess:
-    """The command itself, in an environment without any key but those given."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    environment |= {"HOME": str(folder), "NETRC": str(folder / "netrc"), **changes}
-    command = [sys.executable, "-m", "peftbench.tracking.sync", "--output-dir", str(folder)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+def call(folder: Path, url: str, *arguments: str, **changes: str) -> subprocess.CompletedProcess:
+    """The command itself."""
+    command = [sys.executable, "-m", "peftbench.tracking.sync", "--output-dir", str(folder), *arguments]
+    known = {name: value for name, value in environment(url, folder, **changes).items() if value}
+    return subprocess.run(command, env=known, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_without_a_key_it_says_what_to_do(tmp_path: Path):
     folder = add_run(tmp_path, "demo", "one")
-    done = call(tmp_path)
+    done = call(tmp_path, "http://127.0.0.1:9", WANDB_API_KEY="")
     sentence = "1 to sync, but no W&B key is configured: run `wandb login` or set WANDB_API_KEY\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
-    assert not sync.is_synced(folder)
+    assert not delivery.is_synced(folder)
 
 
 def test_an_unreachable_server_is_named(tmp_path: Path):
     add_run(tmp_path, "demo", "one")
-    done = call(tmp_path, WANDB_API_KEY="a" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
+    done = call(tmp_path, "http://127.0.0.1:9", WANDB_MODE="offline")
     sentence = "1 to sync, but W&B at http://127.0.0.1:9 cannot be reached\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
 
 
 def test_nothing_to_sync_is_fine_without_a_key(tmp_path: Path):
-    done = call(tmp_path)
+    done = call(tmp_path, "http://127.0.0.1:9", WANDB_API_KEY="")
     assert (done.returncode, done.stdout) == (0, "nothing to sync\n")
 
 
-def test_wandbs_own_sync_understands_what_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The command line is W&B's: without a server it must fail at the upload, not at its options."""
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert "No such option" not in (said := sync.upload([add_run(tmp_path, "demo", "one")]))
-    assert said
+def test_offline_runs_reach_a_server_once_and_as_they_were(tmp_path: Path):
+    """With W&B's own sync, twice, and a third time by force."""
+    with Backend() as backend:
+        assert tracked(tmp_path, backend.url, "offline", "artifacts", runs=2).code == 0
+        assert backend.calls == []
+        done = call(tmp_path, backend.url, "demo")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines()[-1] == "2 delivered (demo)"
+        calls, rows = list(backend.calls), {name: len(run.rows) for name, run in backend.runs.items()}
+        assert call(tmp_path, backend.url).stdout == "nothing to sync\n"
+        assert backend.calls == calls
+        assert call(tmp_path, backend.url, "--force").returncode == 0
+    assert backend.unknown == []
+    run = backend.runs[tracked_id(run_config("two"))]
+    assert (run.points(), rows[run.name], run.state) == (CURVE, len(CURVE), "finished")
+    assert run.values() == {**{k: v for k, v in METRICS.items() if v is not None}, "status": "ok", "reason": ""}
+    assert {held.name for held in backend.artifacts.values() if held.committed} >= {"two-adapter", "two-predictions"}
+    assert (tmp_path / "demo" / "two" / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_a_killed_run_is_delivered_with_the_figures_of_its_record(tmp_path: Path):
+    with Backend() as backend:
+        assert tracked(tmp_path, backend.url, "offline", "die").code == 9
+        make_record("one", "killed", "timeout").write(tmp_path / "demo" / "one")
+        done = call(tmp_path, backend.url)
+    assert (done.returncode, backend.unknown) == (0, [])
+    assert backend.only().state == "failed"
+    assert backend.only().values()["status"] == "killed"
+    assert backend.only().points() == CURVE[:1]
+
+
+def test_a_server_that_loses_an_upload_is_not_believed(tmp_path: Path):
+    with Backend() as backend:
+        assert tracked(tmp_path, backend.url, "offline").code == 0
+        backend.fault = lambda call: 400 if call.endswith("/file_stream") else None
+        done = call(tmp_path, backend.url)
+        assert done.returncode == 1
+        assert done.stdout.startswith("[1/1] failed demo/one: ")
+        backend.fault = lambda call: None
+        assert call(tmp_path, backend.url).returncode == 0
+    assert backend.only().points() == CURVE

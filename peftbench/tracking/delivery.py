@@ -1,0 +1,154 @@
+"""Uploading local W&B folders with ``wandb sync``, and asking the server whether they arrived.
+
+``wandb sync`` marks a run as synced even if its upload failed, and retries a server that answers 500 for hours. So
+its marks are believed only once the server tells the run as ended, and it is stopped when it gets nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from peftbench import record
+from peftbench.tracking.wandb import summary_of
+
+CHUNK = 50
+"""Runs that one ``wandb sync`` takes, so that its start (about a second) is paid once for all of them."""
+STALL_SECONDS = 120.0
+"""``wandb sync`` is stopped when no run has arrived for so long."""
+POLL_SECONDS = 0.2
+ENDED = ("finished", "failed", "crashed", "killed")
+"""What W&B calls the state of a run whose end it knows of."""
+
+
+def is_synced(folder: Path) -> bool:
+    """Whether this local W&B folder is marked as delivered."""
+    return any(folder.glob("*.wandb.synced"))
+
+
+def unmark(folder: Path) -> None:
+    """Take the mark away, so that the folder is delivered next time."""
+    for mark in folder.glob("*.wandb.synced"):
+        mark.unlink()
+
+
+class Delivery:
+    """Iterating delivers the folders and yields each as it is done: (folder, None or why it did not arrive).
+
+    Args:
+        runs: local W&B folders.
+        arrived: asks the server of one folder; None, or why not.
+    """
+
+    def __init__(self, runs: Sequence[Path], arrived: Callable[[Path], str | None] | None = None) -> None:
+        self._runs = runs
+        self._arrived = arrived or Server().arrived
+
+    def __iter__(self) -> Iterator[tuple[Path, str | None]]:
+        for first in range(0, len(self._runs), CHUNK):
+            yield from self._chunk(self._runs[first : first + CHUNK])
+
+    def _chunk(self, runs: Sequence[Path]) -> Iterator[tuple[Path, str | None]]:
+        for run in runs:
+            unmark(run)
+        left = list(runs)
+        with Upload(runs) as upload:
+            while left:
+                ended = upload.ended()  # before looking for marks: the last of them are set before the end
+                for run in [run for run in left if is_synced(run)]:
+                    left.remove(run)
+                    upload.moved()
+                    yield run, self._checked(run)
+                if ended:
+                    break
+                time.sleep(POLL_SECONDS)
+            said = upload.said()
+        for run in left:
+            unmark(run)
+            yield run, said
+
+    def _checked(self, run: Path) -> str | None:
+        if (problem := self._arrived(run)) is not None:
+            unmark(run)
+        return problem
+
+
+class Upload:
+    """A ``wandb sync`` process over some folders, as a context manager that leaves none behind."""
+
+    def __init__(self, runs: Sequence[Path]) -> None:
+        command = [sys.executable, "-m", "wandb", "sync", "--include-online", "--include-synced", *map(str, runs)]
+        self._output = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed at exit
+        # Its error telemetry would hold it at its exit, see `quiet_setup`.
+        environment = {"WANDB_ERROR_REPORTING": "false", **os.environ}
+        self._process = subprocess.Popen(command, stdout=self._output, stderr=subprocess.STDOUT, env=environment)
+        self._stalled = False
+        self.moved()
+
+    def __enter__(self) -> Upload:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._output.close()
+
+    def moved(self) -> None:
+        """Something arrived."""
+        self._last = time.monotonic()
+
+    def ended(self) -> bool:
+        """Whether the process has ended, or gets nowhere and was stopped."""
+        if self._process.poll() is not None:
+            return True
+        self._stalled = time.monotonic() - self._last > STALL_SECONDS
+        return self._stalled
+
+    def said(self) -> str:
+        """Why what has not arrived did not."""
+        if self._stalled:
+            return f"W&B took nothing for {STALL_SECONDS:.0f} s"
+        self._output.seek(0)
+        lines = [line for line in self._output.read().splitlines() if line.strip()]
+        return lines[-1].removeprefix("wandb: ") if lines else "wandb sync said nothing"
+
+
+class Server:
+    """What W&B holds of runs, by its public API."""
+
+    def __init__(self) -> None:
+        self._api: Any = None
+
+    def arrived(self, folder: Path) -> str | None:
+        """None if the server tells the run as ended and has its figures, else why not.
+
+        A run whose process was killed put no figures in its folder: the ones of its record are sent now.
+        """
+        try:
+            held = self._run(folder)
+            if held.state not in ENDED:
+                return f"W&B tells the run as {held.state}: its upload was not complete"
+            found = record.read(folder.parents[1])
+            wanted = summary_of(found) if found else {}
+            if any(held.summary_metrics.get(name) != value for name, value in wanted.items()):
+                held.summary.update(wanted)
+        except Exception as error:
+            return " ".join(str(error).split())[:200] or type(error).__name__
+        return None
+
+    def _run(self, folder: Path) -> Any:
+        import wandb
+
+        self._api = self._api or wandb.Api(timeout=10)
+        found = record.read(folder.parents[1])
+        tracker = (found.config.get("tracker") or {}) if found else {}
+        entity, project = tracker.get("entity") or self._api.default_entity, tracker.get("project", "peftbench")
+        # [offline-]run-YYYYMMDD_HHMMSS-ID
+        identity = folder.name.removeprefix("offline-").split("-", 2)[2]
+        return self._api.run(f"{entity}/{project}/{identity}")
