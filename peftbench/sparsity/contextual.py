@@ -5,7 +5,7 @@ Nothing is removed from the adapter: what is saved, merged and evaluated is a pl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -33,6 +33,9 @@ class Contextual(Sparsity):
     """Largest fraction of hidden channels that a feed-forward block leaves out; 0 keeps all of them dense."""
     attention: float
     """Largest fraction of each head's channels that an attention block leaves out; 0 keeps all of them dense."""
+    fill: Literal["zero", "mean"]
+    """What a hidden channel, or one of v, stands at where it is left out. ``zero`` is the paper's way. ``mean``, over
+    the calibration batches, costs no more; channels are then chosen by their distance from it, spread included."""
     layers: tuple[int, ...] | None
     """Layers (from 0) that may be sparse; null: all but the first sixth, and at least the first."""
     dense_start: float
@@ -74,10 +77,14 @@ class Contextual(Sparsity):
     def _nothing_ignored(self) -> Contextual:
         if self.ffn == self.attention == 0:
             raise ValueError("ffn and attention are both 0, nothing would be sparse: write sparsity=none")
-        if (self.ratio is None) != (self.calibration_batches == 0):
+        if self.calibration_batches == 0 and (self.ratio is not None or self.fill == "mean"):
             raise ValueError(
-                "a target is reached by calibration, and calibration needs one: write sparsity.ratio=0.45 with "
-                "sparsity.calibration_batches=2, or sparsity.ratio=null with sparsity.calibration_batches=0"
+                "a target and means come from calibration: write sparsity.calibration_batches=2, or "
+                "sparsity.ratio=null and sparsity.fill=zero to do without"
+            )
+        if self.calibration_batches > 0 and self.ratio is None and self.fill == "zero":
+            raise ValueError(
+                "nothing would be calibrated: write sparsity.ratio=0.45, or sparsity.calibration_batches=0"
             )
         return self
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from peftbench.errors import Skip
 from peftbench.sparsity import contextual_predictor as predictor
 from peftbench.sparsity.contextual_layout import Layout
-from peftbench.sparsity.contextual_linear import Choice, base_linear, base_weight, is_adapted, slice_layer
+from peftbench.sparsity.contextual_linear import Choice, Slicing, base_linear, base_weight, is_adapted, slice_layer
 
 
 @dataclass
@@ -32,12 +32,18 @@ class Block(ABC):
     """One feed-forward or attention block of one layer."""
 
     kind: ClassVar[str]
+    inner: nn.Module
+    """The layer of which columns are chosen: what goes into it is what is left out."""
 
     def __init__(self, now: Now, number: int, layer: nn.Module, layout: Layout) -> None:
         self.now, self.number, self.layer, self.layout = now, number, layer, layout
         self.ratio = 0.0
         """Fraction of channels to leave out."""
+        self.moments: predictor.Moments | None = None
+        """Of what goes into the inner layer; None until they are measured."""
         self._predict: predictor.Predictor | None = None
+        self._slicings: list[Slicing] = []
+        """How the layers follow; the inner one is the last."""
 
     @property
     def name(self) -> str:
@@ -49,9 +55,9 @@ class Block(ABC):
         """Multiply-adds a token that are left out at that ratio."""
 
     @property
-    @abstractmethod
     def skipped(self) -> int:
         """Multiply-adds left out of the last forward pass, as its layers saw them."""
+        return sum(slicing.skipped for slicing in self._slicings)
 
     @abstractmethod
     def _enter(self, x: Tensor | None) -> None:
@@ -74,6 +80,10 @@ class Block(ABC):
         else:
             self._enter(None)
 
+    def stand_at(self, moments: predictor.Moments) -> None:
+        """Channels that are left out stand at their means from now on, and are chosen accordingly."""
+        self.moments, self._slicings[-1].mean = moments, moments.mean
+
     @torch.no_grad()
     def predicted(self, x: Tensor) -> Tensor:
         """Activations predicted for the mean of each sequence, float32, shape (layers, sequences, d)."""
@@ -90,24 +100,19 @@ class FeedForward(Block):
     def __init__(self, now: Now, number: int, layer: nn.Module, layout: Layout) -> None:
         super().__init__(now, number, layer, layout)
         self.first: Any = layer.get_submodule(layout.first)
-        second = layer.get_submodule(layout.second)
+        self.inner = layer.get_submodule(layout.second)
         self.activation: Any = layer.get_submodule(layout.activation)
         self.channels, self.size = base_weight(self.first).shape
         if self.activation(torch.zeros(1)).any():
             raise Skip(f"sparsity=contextual: the activation {self.activation} is not 0 at 0: write sparsity.ffn=0")
         # Where both have a trained branch, hidden channels that the first one's alone has made reach the second one's.
-        self.choice = Choice(self.channels, narrow=not (is_adapted(self.first) and is_adapted(second)))
+        self.choice = Choice(self.channels, narrow=not (is_adapted(self.first) and is_adapted(self.inner)))
         self.first.register_forward_pre_hook(self.enter, with_kwargs=True)
-        self._slicings = [slice_layer(self.first, self.choice, "rows"), slice_layer(second, self.choice, "columns")]
+        self._slicings = [slice_layer(self.first, self.choice, "rows"), slice_layer(self.inner, self.choice, "columns")]
 
     def skipped_at(self, ratio: float) -> int:
         """See `Block.skipped_at`."""
         return 2 * self.size * (self.channels - predictor.channels_kept(self.channels, ratio))
-
-    @property
-    def skipped(self) -> int:
-        """See `Block.skipped`."""
-        return sum(slicing.skipped for slicing in self._slicings)
 
     def _weights(self) -> list[tuple[Tensor, Tensor | None]]:
         return [(base_weight(self.first), base_linear(self.first).bias)]
@@ -117,7 +122,7 @@ class FeedForward(Block):
             self.choice.index = None
             return
         count = predictor.channels_kept(self.channels, self.ratio)
-        self.choice.index = predictor.hidden_channels(self.predicted(x), self.activation, count)
+        self.choice.index = predictor.hidden_channels(self.predicted(x), self.activation, count, self.moments)
 
 
 class Attention(Block):
@@ -134,19 +139,19 @@ class Attention(Block):
         self.core: Any = layer.get_submodule(layout.core)
         self.heads, self.width = getattr(self.core, layout.heads), getattr(self.core, layout.head_width)
         self.projections: list[Any] = [layer.get_submodule(name) for name in layout.projections]
-        out = layer.get_submodule(layout.out)
+        self.inner = layer.get_submodule(layout.out)
         self.channels = self.heads * self.width
         self.size = base_weight(self.projections[0]).shape[1]
         query, key = self.projections[0], self.projections[min(1, len(self.projections) - 1)]
         # Scores of two trained branches need all channels, and so does a trained branch on the output projection.
-        self.narrow = not (is_adapted(query) and is_adapted(key)) and not is_adapted(out)
+        self.narrow = not (is_adapted(query) and is_adapted(key)) and not is_adapted(self.inner)
         self._make_choices()
         layer.get_submodule(layout.attention).register_forward_pre_hook(self.enter, with_kwargs=True)
         self._slicings = [
             slice_layer(projection, choice, "rows")
             for projection, choice in zip(self.projections, self._of_projections, strict=True)
         ]
-        self._slicings.append(slice_layer(out, self.values, "columns"))
+        self._slicings.append(slice_layer(self.inner, self.values, "columns"))
 
     def _make_choices(self) -> None:
         """One for q and k, one for v and the output; where one layer is all three, one more for that layer."""
@@ -157,11 +162,6 @@ class Attention(Block):
     def skipped_at(self, ratio: float) -> int:
         """See `Block.skipped_at`."""
         return 4 * self.size * self.heads * (self.width - predictor.channels_kept(self.width, ratio))
-
-    @property
-    def skipped(self) -> int:
-        """See `Block.skipped`."""
-        return sum(slicing.skipped for slicing in self._slicings)
 
     def _weights(self) -> list[tuple[Tensor, Tensor | None]]:
         found: list[tuple[Tensor, Tensor | None]] = []
@@ -177,7 +177,7 @@ class Attention(Block):
         if x is None:
             self.scores.index = self.values.index = None
         else:
-            chosen = predictor.attention_channels(self.predicted(x), self.heads, count)
+            chosen = predictor.attention_channels(self.predicted(x), self.heads, count, self.moments)
             self.scores.index, self.values.index = chosen
         if self.fused is not None:
             self.fused.index = None if x is None else self._side_by_side(*chosen)

@@ -50,23 +50,27 @@ class ContextualHook(Hook):
         """Make the predictors, and give every block its ratio."""
         for block in self.blocks:
             block.learn(self.sparsity.predictor_rank)
-        largest = {block: self._largest(block) for block in self.blocks}
-        if self.sparsity.ratio is None:
-            for block, ratio in largest.items():
-                block.ratio = ratio
-            return
-        menus = {block: calibration.menu(ratio) for block, ratio in largest.items()}
-        savings = {
+        menus = {block: calibration.menu(self._largest(block)) for block in self.blocks}
+        savings = self._savings(menus)
+        if self.sparsity.ratio is not None:  # out of reach? then before anything is measured
+            calibration.divide(self.sparsity.ratio, savings, savings)
+        few = [calibration.few_items(b) for b in itertools.islice(batches, self.sparsity.calibration_batches)]
+        trial = calibration.Trial(self.model, self.base, self.now, few, loss)
+        if self.sparsity.fill == "mean":
+            for block, moments in calibration.input_moments(trial, self.blocks).items():
+                block.stand_at(moments)
+        chosen = {block.name: ratios[0] for block, ratios in menus.items()}
+        if self.sparsity.ratio is not None:
+            self.sensitivities = calibration.sensitivities(trial, menus)
+            chosen = calibration.divide(self.sparsity.ratio, savings, self.sensitivities)
+        for block in self.blocks:
+            block.ratio = chosen[block.name]
+
+    def _savings(self, menus: Mapping[Block, list[float]]) -> calibration.Table:
+        return {
             block.name: {ratio: block.skipped_at(ratio) / self.dense_per_token for ratio in ratios}
             for block, ratios in menus.items()
         }
-        flat = {name: dict.fromkeys(row, 0.0) for name, row in savings.items()}
-        calibration.divide(self.sparsity.ratio, savings, flat)  # out of reach? then before anything is measured
-        few = itertools.islice(batches, self.sparsity.calibration_batches)
-        self.sensitivities = calibration.sensitivities(self.model, self.base, self.now, menus, few, loss)
-        ratios = calibration.divide(self.sparsity.ratio, savings, self.sensitivities)
-        for block in self.blocks:
-            block.ratio = ratios[block.name]
 
     def start(self, optimizer: torch.optim.Optimizer, total_steps: int) -> None:
         """Count out the dense start."""

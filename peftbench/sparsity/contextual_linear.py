@@ -1,8 +1,9 @@
 """Linear layers of which some rows or columns are computed.
 
-``y = x W' + b`` with W: (d, k). Rows chosen: ``y_I = x W_I' + b_I``. Columns chosen: ``y = x_J W_:J' + b``. Both are
+``y = x W' + b`` with W: (d, k). Rows chosen: ``y_I = x W_I' + b_I``. Columns chosen: ``y = x_J W_:J' + b``, or, where
+an input that is left out stands at a constant m rather than at 0, ``y = (x_J - m_J) W_:J' + (b + W m)``. These are
 plain torch operations, so autograd gives the exact gradients of what is computed. A frozen weight is held in the dtype
-that is computed in and in the layout that makes what is taken contiguous, so a step copies chosen rows and no more.
+that is computed in and in the layout that makes what is taken contiguous: a step copies chosen rows and no more.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Slicing:
     side: Side
     trained: bool
     """Whether it is the weight of the trained branch (A or B), which follows a choice only where it is narrow."""
+    mean: Tensor | None = None
+    """m, shape (k,): what inputs that are left out stand at (columns of a frozen layer only); None is 0."""
     skipped: int = 0
     """Multiply-adds left out of the last forward pass."""
     held: dict[Any, Tensor] = field(default_factory=dict)
@@ -64,7 +67,10 @@ class Sliced:
         bias, weight = self._bias(dtype), self._taken(index, dtype)
         if slicing.side == "columns":
             part = x if choice.narrow else x.index_select(-1, index)
-            y = functional.linear(part.to(dtype), weight.T, bias)
+            part = part.to(dtype)
+            if slicing.mean is not None:
+                part = part - self._held("mean", slicing.mean, dtype).index_select(0, index)
+            y = functional.linear(part, weight.T, bias)
         else:
             y = functional.linear(x.to(dtype), weight, None if bias is None else bias.index_select(0, index))
             if not choice.narrow:
@@ -86,7 +92,20 @@ class Sliced:
 
     def _bias(self, dtype: torch.dtype) -> Tensor | None:
         bias: Tensor | None = self.bias  # type: ignore[attr-defined]
-        return bias if bias is None or bias.requires_grad else self._held("bias", bias, dtype)
+        if bias is not None and not bias.requires_grad:
+            bias = self._held("bias", bias, dtype)
+        if self.slicing.mean is None:
+            return bias
+        shift = self.slicing.held.get(key := ("shift", dtype))
+        if shift is None:
+            shift = self.slicing.held[key] = self._shift(self.slicing.mean).to(dtype)
+        return shift if bias is None else bias + shift
+
+    @torch.no_grad()
+    def _shift(self, mean: Tensor) -> Tensor:
+        """``W m``, shape (d,)."""
+        with torch.autocast(mean.device.type, enabled=False):
+            return base_weight(self).to(mean.dtype) @ mean
 
     def _held(self, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         """A frozen tensor in ``dtype`` and contiguous: itself where it is so already, else a copy made once."""

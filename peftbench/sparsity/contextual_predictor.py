@@ -80,13 +80,38 @@ def token_weights(mask: Tensor) -> Tensor:
     return (real / real.sum(dim=1, keepdim=True).clamp(min=1)).unsqueeze(1)
 
 
-def hidden_channels(predicted: Tensor, activation: Activation, count: int) -> Tensor:
-    """Indices (int64, shape (count,)) of the hidden channels with the largest ``||act(z)||`` over the sequences.
+@dataclass(frozen=True)
+class Moments:
+    """What calibration found of the activations that a block may leave out, over real tokens; float32."""
+
+    mean: Tensor
+    """m, shape (d,): what a channel that is left out stands at."""
+    variance: Tensor
+    """Shape (d,)."""
+
+
+def importance(activations: Tensor, moments: Moments | None) -> Tensor:
+    """How much is lost with each channel, shape (d,).
+
+    With nothing but the prediction a of the sequences' means: ``||a||``, the loss if the channel stands at 0. With
+    moments the expected squared distance from m, ``mean (a - m)^2 + variance``: what the batch at hand says beside what
+    varies from token to token, which no mean of a sequence can say.
+
+    Args:
+        activations: a, shape (sequences, d).
+    """
+    if moments is None:
+        return activations.norm(dim=0)
+    return (activations - moments.mean).square().mean(dim=0) + moments.variance
+
+
+def hidden_channels(predicted: Tensor, activation: Activation, count: int, moments: Moments | None = None) -> Tensor:
+    """Indices (int64, shape (count,)) of the hidden channels of largest `importance`.
 
     Args:
         predicted: shape (1, sequences, d_ff).
     """
-    return activation(predicted[0]).norm(dim=0).topk(count, sorted=False).indices
+    return importance(activation(predicted[0]), moments).topk(count, sorted=False).indices
 
 
 def head_channels(scores: Tensor, heads: int, count: int) -> Tensor:
@@ -102,14 +127,18 @@ def head_channels(scores: Tensor, heads: int, count: int) -> Tensor:
     return (within + torch.arange(heads, device=scores.device)[:, None] * width).flatten()
 
 
-def attention_channels(predicted: Tensor, heads: int, count: int) -> tuple[Tensor, Tensor]:
-    """Channels that q and k share, by ``||q|| ||k||``, and those of v, by ``||v||``; see `head_channels`.
+def attention_channels(
+    predicted: Tensor, heads: int, count: int, moments: Moments | None = None
+) -> tuple[Tensor, Tensor]:
+    """Channels that q and k share, by ``||q|| ||k||``, and those of v, by `importance`; see `head_channels`.
 
     Args:
         predicted: q, k and v, shape (3, sequences, d).
+        moments: of what goes into the output projection.
     """
-    q, k, v = predicted.norm(dim=1)
-    return head_channels(q * k, heads, count), head_channels(v, heads, count)
+    q, k, v = predicted
+    scores = q.norm(dim=0) * k.norm(dim=0)
+    return head_channels(scores, heads, count), head_channels(importance(v, moments), heads, count)
 
 
 def channels_kept(width: int, ratio: float) -> int:

@@ -132,4 +132,17 @@ def test_padding_counts_are_the_same_every_time(tmp_path, monkeypatch, capsys) -
 def test_found_by_their_folder(capsys) -> None:
     assert frame.names() == sorted(path.stem for path in SUITE.glob("*.py") if path.stem != "__init__")
     assert main(["nonsense"]) == 2
-    assert "padding, steps" in capsys.readouterr().err
+    assert "contextual, padding, steps" in capsys.readouterr().err
+
+
+def test_contextual_is_timed_against_plain_lora(capsys) -> None:
+    assert main(["contextual", "--quick"]) == 0
+    page = capsys.readouterr().out
+    name, *figures = cells(page, "Steps")[0]
+    assert name == "tiny, 4 × 8 tokens (random weights)"
+    dense, sparse, fewer = float(figures[4]), float(figures[5]), float(figures[6].rstrip("×"))
+    assert fewer == pytest.approx(dense / sparse, abs=0.15)
+    assert fewer > 1.05
+    assert "1.ffn 0.9" in page
+    goals = {row[0]: row for row in cells(page, "Goals")}
+    assert goals["≥ 1.7 × fewer FLOPs at IMDB length"][-1] == "not met", "a network of two layers leaves out less"
