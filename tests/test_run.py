@@ -82,8 +82,11 @@ def test_a_base_computed_sparsely_leaves_a_plain_adapter(tiny_run, method: str) 
     for same in ("params/adapter", "params/adapter_nonzero", "size/base_bytes"):
         assert record.metrics[same] == plain.metrics[same]
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+    never, _ = carried_out(tiny_run(f"method={method}", *CONTEXTUAL, "sparsity.dense_start=0.99"))
+    assert never.history == plain.history, "calibration leaves the random-number generators alone"
+    assert never.metrics["flops/frozen_linear_fraction"] == 1
     decided = record.decisions["sparsity"]
-    # One of six steps is dense; batches differ in their tokens, so the fraction is near this one, and not exactly it.
+    # The first of six steps is dense; batches differ in their tokens: the fraction is near this one, not just it.
     left_out = decided["left_out_of_a_sparse_step"] * (1 - decided["dense_steps"] / 6)
     assert decided["dense_steps"] == 1
     assert left_out > 0.2

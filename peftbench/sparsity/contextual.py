@@ -40,6 +40,8 @@ class Contextual(Sparsity):
     """Layers (from 0) that may be sparse; null: all but the first sixth, and at least the first."""
     dense_start: float
     """Fraction of the steps at the start that are dense."""
+    dense_end: float
+    """Fraction of the steps at the end that are dense, as evaluation is."""
     predictor_rank: int = Field(ge=1)
     """Rank of the SVD that predicts activations."""
     calibration_batches: int = Field(ge=0)
@@ -59,9 +61,9 @@ class Contextual(Sparsity):
             raise ValueError("must be at least 0 and below 1: write 0 to keep these blocks dense")
         return value
 
-    @field_validator("dense_start")
+    @field_validator("dense_start", "dense_end")
     @classmethod
-    def _start_in_range(cls, value: float) -> float:
+    def _phase_in_range(cls, value: float) -> float:
         if not 0 <= value < 1:
             raise ValueError("must be a fraction of the training steps, at least 0 and below 1: write 0.1, say")
         return value
@@ -77,6 +79,8 @@ class Contextual(Sparsity):
     def _nothing_ignored(self) -> Contextual:
         if self.ffn == self.attention == 0:
             raise ValueError("ffn and attention are both 0, nothing would be sparse: write sparsity=none")
+        if self.dense_start + self.dense_end >= 1:
+            raise ValueError("dense_start and dense_end leave no sparse step between them: write smaller fractions")
         if self.calibration_batches == 0 and (self.ratio is not None or self.fill == "mean"):
             raise ValueError(
                 "a target and means come from calibration: write sparsity.calibration_batches=2, or "

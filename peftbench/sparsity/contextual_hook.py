@@ -42,7 +42,7 @@ class ContextualHook(Hook):
             self.blocks += [kind(self.now, number, layers[number], layout) for kind in kinds]
         self.dense_per_token = sum(rows * columns for layer in layers for rows, columns in frozen_linears(layer))
         self.sensitivities: calibration.Table = {}
-        self.dense_steps = 0
+        self.steps, self.total_steps = range(0), 0
         self._tokens = self._computed = self._dense = 0
         attached.model.register_forward_pre_hook(self._see, with_kwargs=True)
 
@@ -73,9 +73,11 @@ class ContextualHook(Hook):
         }
 
     def start(self, optimizer: torch.optim.Optimizer, total_steps: int) -> None:
-        """Count out the dense start."""
-        self.dense_steps = math.ceil(self.sparsity.dense_start * total_steps)
-        self.now.sparse = self.dense_steps == 0
+        """Count out the dense start and end."""
+        first = math.ceil(self.sparsity.dense_start * total_steps)
+        self.steps = range(first, max(first, total_steps - math.ceil(self.sparsity.dense_end * total_steps)))
+        self.total_steps = total_steps
+        self.now.sparse = 0 in self.steps
         self._computed = self._dense = 0
 
     def before_step(self, step: int) -> None:
@@ -85,8 +87,8 @@ class ContextualHook(Hook):
         self._computed += whole - sum(block.skipped for block in self.blocks)
 
     def after_step(self, step: int) -> None:
-        """Sparse from the first step after the dense start."""
-        self.now.sparse = step + 1 >= self.dense_steps
+        """Sparse or not in the next step; after the last one as in the sparse ones, whose FLOPs are to be counted."""
+        self.now.sparse = step + 1 in self.steps or (step + 1 == self.total_steps and len(self.steps) > 0)
 
     def metrics(self) -> dict[str, float]:
         """What was computed of the frozen linear layers' products, over all steps, the dense ones too."""
@@ -96,7 +98,8 @@ class ContextualHook(Hook):
         """The ratio of every block, and what it was chosen by."""
         return {
             "sparsity": {
-                "dense_steps": self.dense_steps,
+                "sparse_steps": len(self.steps),
+                "dense_steps": self.total_steps - len(self.steps),
                 "ratios": {block.name: block.ratio for block in self.blocks},
                 "left_out_of_a_sparse_step": sum(b.skipped_at(b.ratio) for b in self.blocks if b.ratio)
                 / self.dense_per_token,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from peftbench.methods.base import Attached
 from peftbench.sparsity.contextual import Contextual
 from peftbench.sparsity.contextual_blocks import Attention, FeedForward
 from peftbench.sparsity.contextual_hook import ContextualHook
+from peftbench.sparsity.contextual_predictor import Moments
+from peftbench.tasks.base import Batch
 
 VOCABULARY = 40
 FIELDS: dict[str, dict[str, Any]] = {
@@ -66,15 +70,21 @@ def batch(padding: int = 0) -> dict[str, Tensor]:
 
 def options(**changes: Any) -> Contextual:
     given = {"ratio": None, "ffn": 0.75, "attention": 0.5, "layers": None, "dense_start": 0.0, "predictor_rank": 8}
-    given["fill"] = "zero"
+    given |= {"fill": "zero", "dense_end": 0.0}
     return Contextual(**{"name": "contextual", "calibration_batches": 0, **given, **changes})
 
 
+def given(padding: int = 0) -> Batch:
+    """The batch as a task hands it over."""
+    inputs = batch(padding)
+    return Batch(inputs, torch.tensor([0, 1, 1, 0]), np.arange(4), int(inputs["attention_mask"].sum()))
+
+
 def sparse(attached: Attached, **changes: Any) -> ContextualHook:
-    """A hook on ``attached`` that is past its start, in train mode."""
+    """A hook on ``attached`` that is past its start, in train mode, calibrated on `given` if it is at all."""
     hook = options(**changes).hook(attached)
     assert isinstance(hook, ContextualHook)
-    hook.prepare(iter([]), lambda batch: torch.zeros(()))
+    hook.prepare(itertools.repeat(given()), lambda each: attached.model(**each.inputs).logits.sum())
     hook.start(torch.optim.SGD([torch.zeros(1, requires_grad=True)]), 10)
     attached.model.train()
     return hook
@@ -98,13 +108,13 @@ def mask_base(attached: Attached, hook: ContextualHook) -> None:
         if isinstance(block, FeedForward):
             keep = _mask(block.choice.index, block.channels)
             _mask_output(layer.get_submodule(layout.first), keep)
-            _mask_input(layer.get_submodule(layout.second), keep)
+            _mask_input(layer.get_submodule(layout.second), keep, block.moments)
         elif isinstance(block, Attention):
             scores, values = (_mask(choice.index, block.channels) for choice in (block.scores, block.values))
             keeps = [scores, scores, values] if len(layout.projections) == 3 else [torch.cat([scores, scores, values])]
             for name, keep in zip(layout.projections, keeps, strict=True):
                 _mask_output(layer.get_submodule(name), keep)
-            _mask_input(layer.get_submodule(layout.out), values)
+            _mask_input(layer.get_submodule(layout.out), values, block.moments)
 
 
 def _mask(index: Tensor | None, width: int) -> Tensor:
@@ -120,5 +130,6 @@ def _mask_output(layer: nn.Module, keep: Tensor) -> None:
     _frozen(layer).register_forward_hook(lambda module, args, output: output * keep)
 
 
-def _mask_input(layer: nn.Module, keep: Tensor) -> None:
-    _frozen(layer).register_forward_pre_hook(lambda module, args: (args[0] * keep,))
+def _mask_input(layer: nn.Module, keep: Tensor, moments: Moments | None) -> None:
+    rest = 0 if moments is None else moments.mean * (1 - keep)
+    _frozen(layer).register_forward_pre_hook(lambda module, args: (args[0] * keep + rest,))

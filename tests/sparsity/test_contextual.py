@@ -10,9 +10,8 @@ import torch
 from peftbench.measuring.flops import flops_per_token
 from peftbench.sparsity.contextual_blocks import Attention, FeedForward
 from peftbench.sparsity.contextual_hook import FRACTION
-from peftbench.tasks.base import Batch
 
-from .contextual_nets import batch, chosen, mask_base, network, sparse
+from .contextual_nets import batch, chosen, given, mask_base, network, sparse
 
 ARCHITECTURES = ["bert", "distilbert", "gpt2"]
 TARGETS = ["qv", "first", "out", "all"]
@@ -28,13 +27,13 @@ def gradients(attached, inputs):
     return logits.detach(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("which", TARGETS)
+@pytest.mark.parametrize(("which", "fill"), [*((which, "zero") for which in TARGETS), ("qv", "mean"), ("all", "mean")])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_equals_the_dense_network_with_masked_channels(architecture, which):
+def test_equals_the_dense_network_with_masked_channels(architecture, which, fill):
     attached = network(architecture, which)
     plain = copy.deepcopy(attached)
     dense = plain.model(**batch()).logits
-    hook = sparse(attached)
+    hook = sparse(attached, fill=fill, calibration_batches=int(fill == "mean"))
     logits, found = gradients(attached, batch())
     mask_base(plain, hook)
     expected_logits, expected = gradients(plain, batch())
@@ -78,14 +77,15 @@ def test_dense_at_the_start_and_in_evaluation(architecture, which):
     attached = network(architecture, which)
     plain = copy.deepcopy(attached)
     expected = plain.model(**batch()).logits
-    hook = sparse(attached, dense_start=0.25)
+    hook = sparse(attached, dense_start=0.25, dense_end=0.4)
     assert torch.equal(attached.model.eval()(**batch()).logits, expected)
     attached.model.train()
-    for step in range(4):
+    for step in range(10):
         dense = torch.equal(attached.model(**batch()).logits, expected)
-        assert dense == (step < 3), "0.25 of ten steps are three"
+        assert dense == (step < 3 or step >= 6), "0.25 of ten steps are three, 0.4 are four"
         hook.before_step(step)
         hook.after_step(step)
+    assert not torch.equal(attached.model(**batch()).logits, expected), "a sparse step is what FLOPs are counted of"
     assert torch.equal(attached.model.eval()(**batch()).logits, expected), "what was chosen last must not linger"
     merged, reference = (a.model.merge_and_unload() for a in (attached, plain))
     torch.testing.assert_close(merged.eval()(**batch()).logits, reference(**batch()).logits)
@@ -107,10 +107,8 @@ def test_saves_what_lora_saves(architecture):
 
 
 def flops(attached):
-    data = batch()
-    tokens = Batch(data, torch.zeros(4, dtype=torch.long), None, int(data["attention_mask"].sum()))
-    loss = lambda model, given: model(**given.inputs).logits.square().sum()  # noqa: E731
-    return round(flops_per_token(attached.model, tokens, loss) * tokens.real_tokens)
+    loss = lambda model, each: model(**each.inputs).logits.square().sum()  # noqa: E731
+    return round(flops_per_token(attached.model, given(), loss) * given().real_tokens)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "distilbert"])

@@ -11,9 +11,8 @@ from peftbench.errors import Skip, UserError
 from peftbench.methods.base import Attached
 from peftbench.sparsity import contextual_calibration as calibration
 from peftbench.sparsity import contextual_predictor as predictor
-from peftbench.tasks.base import Batch
 
-from .contextual_nets import batch, network, options, sparse
+from .contextual_nets import batch, given, network, options, sparse
 
 
 def seeded(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -106,22 +105,46 @@ def test_out_of_reach_is_said_before_anything_is_measured():
 def test_sensitivities_are_those_of_one_block_alone():
     attached = network("bert")
     hook = options(ratio=0.3, calibration_batches=2, predictor_rank=4).hook(attached)
-    given = Batch(batch(), torch.zeros(4), None, 27)
-    hook.prepare(iter([given] * 3), lambda each: attached.model(**each.inputs).logits.sum())
+    hook.prepare(itertools.repeat(given()), lambda each: attached.model(**each.inputs).logits.sum())
     decided = hook.decisions()["sparsity"]
     assert 0.3 <= decided["left_out_of_a_sparse_step"] < 0.5
     assert {name: sorted(row) for name, row in decided["sensitivities"].items()} == {
         name: ["0.5"] if "attention" in name else ["0.5", "0.75"] for name in decided["ratios"]
     }
-    base, real = attached.model.get_base_model().base_model, batch()["attention_mask"].bool()
-    dense = base(**batch()).last_hidden_state[real]
-    alone = sparse(again := network("bert"), layers=(2,), attention=0, predictor_rank=4)
-    assert [block.name for block in alone.blocks] == ["2.ffn"]
-    again.model(**batch())  # the wrapper is where the mask is seen
-    hidden = again.model.get_base_model().base_model(**batch()).last_hidden_state[real]
-    expected = ((hidden - dense).square().sum() / dense.square().sum()).item()
+    real, hidden = batch()["attention_mask"].bool(), []
+    alone = network("bert")
+    base = alone.model.get_base_model().base_model
+    base.register_forward_hook(lambda module, args, output: hidden.append(output[0][real]))
+    alone.model(**batch())
+    assert [block.name for block in sparse(alone, layers=(2,), attention=0, predictor_rank=4).blocks] == ["2.ffn"]
+    alone.model(**batch())
+    expected = ((hidden[-1] - hidden[0]).square().sum() / hidden[0].square().sum()).item()
     assert decided["sensitivities"]["2.ffn"]["0.75"] == pytest.approx(expected, rel=1e-5)
     assert torch.equal(attached.model(**batch()).logits, network("bert").model(**batch()).logits), "dense again"
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "gpt2"])
+def test_moments_are_those_of_real_tokens(architecture):
+    attached, seen = network(architecture), {}
+    hook = sparse(attached, fill="mean", calibration_batches=2)
+    for block in hook.blocks:
+        keep = lambda module, args, name=block.name: seen.__setitem__(name, args[0])  # noqa: E731
+        block.inner.register_forward_pre_hook(keep)
+    attached.model.eval()(**batch())
+    for block in hook.blocks:
+        tokens = seen[block.name][batch()["attention_mask"].bool()].float()
+        torch.testing.assert_close(block.moments.mean, tokens.mean(dim=0), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(block.moments.variance, tokens.var(dim=0, correction=0), rtol=1e-3, atol=1e-4)
+
+
+def test_importance_is_the_expected_loss():
+    # Two sequences whose tokens lie around their means: the mean squared distance from m over all tokens.
+    means, noise, m = seeded(2, 6), seeded(2, 1000, 6, seed=1), seeded(6, seed=2)
+    noise = (noise - noise.mean(dim=1, keepdim=True)) * torch.tensor([0.1, 3, 0.1, 1, 2, 0.5])
+    moments = predictor.Moments(m, noise.square().mean(dim=(0, 1)))
+    expected = (means[:, None] + noise - m).square().mean(dim=(0, 1))
+    torch.testing.assert_close(predictor.importance(means, moments), expected)
+    torch.testing.assert_close(predictor.importance(means, None), means.square().sum(dim=0).sqrt())
 
 
 @pytest.mark.parametrize(

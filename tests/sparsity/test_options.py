@@ -80,6 +80,7 @@ def test_a_penalty_of_nothing_is_no_l1():
         ({"attention": -0.1}, "at least 0 and below 1"),
         ({"ffn": 0, "attention": 0}, "nothing would be sparse: write sparsity=none"),
         ({"dense_start": 1.0}, "write 0.1, say"),
+        ({"dense_start": 0.5, "dense_end": 0.5}, "leave no sparse step between them"),
         ({"layers": []}, "write different layer numbers from 0, such as [2,3,4,5], or null"),
         ({"layers": [1, 1]}, "different layer numbers"),
         ({"predictor_rank": 0}, "greater than or equal to 1"),
