@@ -134,7 +134,7 @@ def divide(target: float, savings: Table, costs: Table) -> dict[str, float]:
         UserError: the largest ratios together do not reach the target.
     """
     largest = sum(max(row.values()) for row in savings.values())
-    if largest < target:
+    if largest < target - 1e-9:
         raise UserError(
             f"sparsity.ratio={target:g} is out of reach: with these layers, sparsity.ffn and sparsity.attention "
             f"at most {largest:.3f} can be left out; write a smaller ratio or larger ones of these"

@@ -104,8 +104,10 @@ class Sliced:
     @torch.no_grad()
     def _shift(self, mean: Tensor) -> Tensor:
         """``W m``, shape (d,)."""
+        weight = base_weight(self)
+        wide = torch.promote_types(mean.dtype, weight.dtype)
         with torch.autocast(mean.device.type, enabled=False):
-            return base_weight(self).to(mean.dtype) @ mean
+            return weight.to(wide) @ mean.to(wide)
 
     def _held(self, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         """A frozen tensor in ``dtype`` and contiguous: itself where it is so already, else a copy made once."""

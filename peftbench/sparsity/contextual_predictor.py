@@ -50,12 +50,13 @@ class Predictor:
 def truncated_svd(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """U (d, r) and V (k, r), float32, with ``U V'`` the best rank-r approximation of ``weight`` (d, k).
 
-    V spans the leading eigenvectors of ``W'W`` and U = W V: cheaper than a whole SVD, and the same.
+    V spans the leading eigenvectors of ``W'W`` and U = W V: cheaper than a whole SVD, and the same. It is computed on
+    the CPU, as some devices have no float64.
     """
-    wide = weight.detach().double()
+    wide = weight.detach().cpu().double()
     rank = min(rank, *weight.shape)
     v = torch.linalg.eigh(wide.T @ wide).eigenvectors[:, -rank:]
-    return (wide @ v).float(), v.float()
+    return (wide @ v).float().to(weight.device), v.float().to(weight.device)
 
 
 def sequence_means(x: Tensor, weights: Tensor | None) -> Tensor:
