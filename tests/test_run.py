@@ -90,7 +90,7 @@ def test_a_base_computed_sparsely_leaves_a_plain_adapter(tiny_run, method: str) 
     left_out = decided["left_out_of_a_sparse_step"] * (1 - decided["dense_steps"] / 6)
     assert decided["dense_steps"] == 1
     assert left_out > 0.2
-    assert record.metrics["flops/frozen_linear_fraction"] == pytest.approx(1 - left_out, abs=0.02)
+    assert record.metrics["flops/frozen_linear_fraction"] == pytest.approx(1 - left_out, abs=0.04)
     assert record.metrics["flops/train_per_token"] < 0.9 * plain.metrics["flops/train_per_token"]
 
 
