@@ -43,6 +43,8 @@ class Record:
     """Base-model identity and revision; ``random_weights`` if it has not been pretrained."""
     selection: dict[str, Any] = field(default_factory=dict)
     """Which checkpoint was evaluated and by which rule."""
+    decisions: dict[str, Any] = field(default_factory=dict)
+    """What a method or a sparsity decided from the training data (how a calibration divided a target, say)."""
     started: str = ""
     ended: str = ""
     """UTC, ISO 8601."""

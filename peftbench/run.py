@@ -184,6 +184,7 @@ def train(context: Context, data: Data, attached: Attached) -> Trained:
         trained = loop.run()
     record.metrics |= {**memory.metrics("train"), **energy.metrics()}
     record.history, record.selection = trained.history, trained.selection
+    record.decisions = trained.decisions
     return trained
 
 

@@ -19,6 +19,11 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+def pruning() -> list[str]:
+    """Names of the sparsities that put zeros into the adapter."""
+    return [name for name in options("sparsity") if name not in ("none", "contextual")]
+
+
 def write_sentences(path: Path, count: int = 160, seed: int = 0) -> Path:
     """A CSV of ``count`` distinct sentences with a label that one word of each gives away."""
     rng = random.Random(seed)

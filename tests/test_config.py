@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from support import options
+from support import options, pruning
 
 from peftbench.config import RunConfig
 from peftbench.errors import UserError
@@ -66,9 +66,17 @@ def test_dense_lora_with_a_sparsity_is_a_conflict_with_a_reason(compose) -> None
 
 
 def test_hybrids_are_legal(compose) -> None:
-    kinds = [name for name in options("sparsity") if name != "none"]
-    for method, sparsity in itertools.product(("sparse_lora", "qlora", "hira"), kinds):
+    for method, sparsity in itertools.product(("sparse_lora", "qlora", "hira"), pruning()):
         assert compose(f"method={method}", f"sparsity={sparsity}").conflict() is None, (method, sparsity)
+
+
+def test_only_a_frozen_branch_can_be_computed_sparsely(compose) -> None:
+    reasons = {method: compose(f"method={method}", "sparsity=contextual").conflict() for method in options("method")}
+    assert {method for method, reason in reasons.items() if reason is None} == {"lora", "qlora"}
+    assert reasons["hira"] == (
+        "method=hira does not add a trained branch to a frozen one, which is all that sparsity=contextual computes "
+        "sparsely: write method=lora or method=qlora"
+    )
 
 
 def test_run_ids_name_the_axes(compose) -> None:

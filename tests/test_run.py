@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-from support import ROOT, options
+from support import ROOT, pruning
 
 from peftbench.record import Record
 from peftbench.run import execute, resolve_device
 from peftbench.sweep.engine import blank_record
 from peftbench.sweep.grid import Point
 
+CONTEXTUAL = ("sparsity=contextual", "sparsity.ratio=0.25")
 MEASURED = ("speed/", "time/", "memory/", "energy/")
 
 
@@ -56,7 +57,7 @@ def test_the_same_seed_gives_the_same_record_twice(tiny_run, method: str) -> Non
     assert figures(1) != figures(2)
 
 
-@pytest.mark.parametrize("sparsity", [name for name in options("sparsity") if name != "none"])
+@pytest.mark.parametrize("sparsity", pruning())
 @pytest.mark.parametrize("method", ["sparse_lora", "qlora", "hira", "hira method.quantize=nf4"])
 def test_every_hybrid_runs_and_reaches_its_target(tiny_run, method: str, sparsity: str) -> None:
     written = [part if "=" in part else f"method={part}" for part in method.split()]
@@ -66,6 +67,31 @@ def test_every_hybrid_runs_and_reaches_its_target(tiny_run, method: str, sparsit
     saved = {path.name for path in (folder / "adapter").iterdir()}
     kind = "adapter_model.safetensors" if sparsity == "structured" else "adapter_model.compact.safetensors"
     assert kind in saved
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_base_computed_sparsely_leaves_a_plain_adapter(tiny_run, method: str) -> None:
+    plain, _ = carried_out(tiny_run(f"method={method}"))
+    run = tiny_run(f"method={method}", *CONTEXTUAL)
+    record, folder = carried_out(run)
+    again, _ = carried_out(run)
+    assert run.run_id.startswith(f"{method}-text-tiny-r8-contextual0.25-")
+    assert record.decisions == again.decisions
+    assert record.history == again.history
+    assert not {"sparsity/achieved", "sparsity/target"} & set(record.metrics), "the adapter is dense"
+    for same in ("params/adapter", "params/adapter_nonzero", "size/base_bytes"):
+        assert record.metrics[same] == plain.metrics[same]
+    assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+    never, _ = carried_out(tiny_run(f"method={method}", *CONTEXTUAL, "sparsity.dense_start=0.99"))
+    assert never.history == plain.history, "calibration leaves the random-number generators alone"
+    assert never.metrics["flops/frozen_linear_fraction"] == 1
+    decided = record.decisions["sparsity"]
+    # The first of six steps is dense; batches differ in their tokens: the fraction is near this one, not just it.
+    left_out = decided["left_out_of_a_sparse_step"] * (1 - decided["dense_steps"] / 6)
+    assert decided["dense_steps"] == 1
+    assert left_out > 0.2
+    assert record.metrics["flops/frozen_linear_fraction"] == pytest.approx(1 - left_out, abs=0.04)
+    assert record.metrics["flops/train_per_token"] < 0.9 * plain.metrics["flops/train_per_token"]
 
 
 def test_methods_of_one_seed_start_from_the_same_base_and_head(tiny_run) -> None:
@@ -80,6 +106,9 @@ def test_every_figure_is_in_the_glossary_and_the_other_way_round(tiny_run, tmp_p
     known -= {name for name in known if name.startswith(("train/", "validation/"))}
     record, _ = carried_out(tiny_run("method=sparse_lora", "trainer.max_steps=20"))
     assert set(record.metrics) <= known
+    contextual, _ = carried_out(tiny_run(*CONTEXTUAL))
+    assert set(contextual.metrics) <= known
+    known -= set(contextual.metrics) - set(record.metrics)
     elsewhere = {"quality/perplexity", "quality/mlm_loss", "quality/mlm_pseudo_perplexity", "energy/train_j"}
     assert known - set(record.metrics) == elsewhere
 

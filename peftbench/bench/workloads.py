@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -59,6 +59,12 @@ def shape(name: str, architecture: str, hidden: int, layers: int, heads: int) ->
 MINILM = Workload("MiniLM", ("model=minilm",), 32, 16, 5)
 MINILM_SHAPE = Workload("MiniLM", shape("minilm-shape", "bert", 384, 6, 12), 32, 16, 5)
 DISTILBERT = Workload("DistilBERT", shape("distilbert-shape", "distilbert", 768, 6, 12), 8, 256, 2)
+# IMDB: whole reviews, 290 tokens on average when cut to 512.
+LONG = (
+    Workload("MiniLM", MINILM.model, 16, 256, 2),
+    Workload("MiniLM", MINILM.model, 8, 512, 2),
+    DISTILBERT,
+)
 TINY = Workload("tiny", ("model=tiny",), 4, 8, 1)
 
 
@@ -71,6 +77,14 @@ def workloads(quick: bool) -> tuple[Workload, ...]:
     except UserError:
         return (MINILM_SHAPE, DISTILBERT)
     return (MINILM, DISTILBERT)
+
+
+def long_workloads(quick: bool) -> tuple[Workload, ...]:
+    """The same at the lengths of IMDB."""
+    if quick:
+        return (TINY,)
+    model = workloads(quick)[0].model
+    return tuple(replace(each, model=model) if each.model == MINILM.model else each for each in LONG)
 
 
 @dataclass(frozen=True)
@@ -86,8 +100,9 @@ class Case:
         """Two classes."""
         return SequenceClassification(("negative", "positive"), self.workload.length, 0)
 
-    def configured(self, method: str) -> RunConfig:
-        """The configuration of a run of one of our methods here; what is not said is peftbench's default."""
+    def configured(self, method: str, *more: str) -> RunConfig:
+        """The configuration of a run of one of our methods here; what is said neither here nor by ``more`` overrides
+        is peftbench's default."""
         return compose(
             *self.workload.model,
             f"method={method}",
@@ -99,13 +114,14 @@ class Case:
             "dataset=movie_reviews",
             f"dataset.max_length={self.workload.length}",
             "tracker=none",
+            *more,
         )
 
-    def context(self, method: str) -> Context:
+    def context(self, method: str, *more: str) -> Context:
         """What a run of that method shares between its phases: device, precision, attention."""
         from peftbench.measuring import precision
 
-        run, device = self.configured(method), torch.device(self.device)
+        run, device = self.configured(method, *more), torch.device(self.device)
         record = Record(run.run_id, run.sweep, "ok", run.dump(), run.hash, run.axes)
         dtype = precision.resolve(run.trainer.precision, device)
         return Context(run, Path(), record, lambda phase, done, total: None, device, dtype, None)

@@ -75,6 +75,9 @@ class Method(Component, ABC):
     """Whether the ``rank`` axis means anything to this method."""
     low_rank: ClassVar[bool] = False
     """Whether `attach` fills ``Attached.factors``, so that a sparsity can be composed onto it."""
+    frozen_branch: ClassVar[bool] = False
+    """Whether an adapted layer is ``frozen(x) + trained(x)`` by PEFT's LoRA layer, the frozen layer a module of its own
+    whose output may be approximated."""
 
     def conflict(self, run: RunConfig) -> str | None:
         """Why this method cannot be combined with the rest of ``run``, or None. Called while composing: no torch."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from peftbench.methods.tuner import RankedTuner
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 class Lora(RankedTuner):
     """Dense LoRA, and the base of everything that is LoRA on something else or with something more."""
+
+    frozen_branch: ClassVar[bool] = True
 
     def conflict(self, run: RunConfig) -> str | None:
         """Dense LoRA is dense: with a sparsity it is another method, under its own name."""

@@ -16,7 +16,7 @@ class Sparsity(Component):
     """``sparsity=none``: the null object, and the base class of all the others."""
 
     active: ClassVar[bool] = False
-    """Whether anything is made sparse at all."""
+    """Whether the factors of the adapter are made sparse."""
 
     def conflict(self, run: RunConfig) -> str | None:
         """Why this sparsity cannot be combined with the rest of ``run``, or None. Called while composing: no torch."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+    from peftbench.tasks.base import Batch
 
 
 class Hook:
@@ -14,6 +17,14 @@ class Hook:
     One optimizer step ``t`` (0-based, of ``total_steps``) is: forward, ``loss + penalty()``, backward,
     ``before_step(t)``, gradient clipping, ``optimizer.step()``, ``after_step(t)``.
     """
+
+    def prepare(self, batches: Iterator[Batch], loss: Callable[[Batch], torch.Tensor]) -> None:
+        """Called once before `start`, to measure what must be known of the data; must leave all generators alone.
+
+        Args:
+            batches: the training batches from the first one on, on the device; those not asked for cost nothing.
+            loss: runs the model on one of them, in the precision of training.
+        """
 
     def start(self, optimizer: torch.optim.Optimizer, total_steps: int) -> None:
         """Called once before the first step."""
@@ -31,3 +42,11 @@ class Hook:
     def selectable(self, step: int) -> bool:
         """Whether the weights after ``step`` may be selected (a target sparsity is reached, say)."""
         return True
+
+    def metrics(self) -> dict[str, float]:
+        """Figures of this training that only the hook knows, by the glossary's names; called once after it."""
+        return {}
+
+    def decisions(self) -> dict[str, Any]:
+        """What was decided from the data, for the record: JSON types, under a name of its own; called once after it."""
+        return {}

@@ -15,6 +15,7 @@ from .helpers import ALL, fake_run, network, options
 
 CONF = Path(__file__).parents[2] / "conf" / "sparsity"
 YAMLS = sorted(CONF.glob("*.yaml"))
+PRUNING = ("l1", "magnitude", "structured", "topk")
 
 
 def load(path, **changes):
@@ -22,7 +23,7 @@ def load(path, **changes):
 
 
 def test_every_kind_has_its_yaml():
-    assert [path.stem for path in YAMLS] == ["l1", "magnitude", "none", "structured", "topk"]
+    assert [path.stem for path in YAMLS] == ["contextual", "l1", "magnitude", "none", "structured", "topk"]
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
@@ -31,10 +32,10 @@ def test_a_yaml_names_every_option_and_survives_a_round_trip(path):
     assert sparsity.name == path.stem
     assert set(yaml.safe_load(path.read_text())) == {"_target_", *type(sparsity).model_fields}
     assert Sparsity.load(sparsity.dump()) == sparsity
-    assert sparsity.active == (path.stem != "none")
+    assert sparsity.active == (path.stem in PRUNING)
 
 
-@pytest.mark.parametrize("path", [path for path in YAMLS if path.stem != "none"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in YAMLS if path.stem in PRUNING], ids=lambda path: path.stem)
 def test_the_schedule_alone_can_be_swept(path):
     gradual, oneshot = load(path, schedule="gradual"), load(path, schedule="oneshot")
     assert (gradual.start, gradual.end, gradual.interval) == (0.2, 0.7, 10)
@@ -70,6 +71,31 @@ def test_a_penalty_of_nothing_is_no_l1():
         load(CONF / "l1.yaml", strength=0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ratio": 0.0}, "write sparsity=none for a dense base"),
+        ({"ratio": 1.0}, "between 0 and 1 (exclusive)"),
+        ({"ffn": 1.0}, "at least 0 and below 1: write 0 to keep these blocks dense"),
+        ({"attention": -0.1}, "at least 0 and below 1"),
+        ({"ffn": 0, "attention": 0}, "nothing would be sparse: write sparsity=none"),
+        ({"dense_start": 1.0}, "write 0.1, say"),
+        ({"dense_start": 0.5, "dense_end": 0.5}, "leave no sparse step between them"),
+        ({"layers": []}, "write different layer numbers from 0, such as [2,3,4,5], or null"),
+        ({"layers": [1, 1]}, "different layer numbers"),
+        ({"predictor_rank": 0}, "greater than or equal to 1"),
+        ({"calibration_batches": 0}, "write sparsity.calibration_batches=2, or sparsity.ratio=null"),
+        ({"calibration_batches": 0, "ratio": None}, "and sparsity.fill=zero to do without"),
+        ({"ratio": None, "fill": "zero"}, "nothing would be calibrated: write sparsity.ratio=0.45"),
+        ({"rank": 4}, "Extra inputs"),
+    ],
+)
+def test_wrong_options_of_contextual_say_what_to_write(changes, said):
+    with pytest.raises(ValidationError) as error:
+        load(CONF / "contextual.yaml", **changes)
+    assert said in str(error.value)
+
+
 @pytest.mark.parametrize("kind", sorted(ALL))
 def test_nothing_to_prune_is_the_users_error(kind):
     with pytest.raises(UserError, match="write sparsity=none"):
@@ -101,7 +127,7 @@ def test_a_rank_that_cannot_shrink_is_a_conflict(rank, pattern, ratio, said):
 
 
 def test_composing_imports_nothing_heavy():
-    names = ["magnitude", "topk", "l1", "structured", "schedule"]
+    names = ["contextual", "magnitude", "topk", "l1", "structured", "schedule"]
     code = f"import sys\nfor name in {names}: __import__('peftbench.sparsity.' + name)\n"
     code += "sys.exit(bool({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,155 @@
+"""What a sparsely computed base saves: LoRA against LoRA with sparsity=contextual, at long and at short texts."""
+
+from __future__ import annotations
+
+import itertools
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from peftbench.bench import markdown
+from peftbench.bench.frame import Options
+from peftbench.bench.goals import Goal, ratios, series
+
+if TYPE_CHECKING:
+    from peftbench.bench.contenders import Contender
+    from peftbench.bench.workloads import Case
+    from peftbench.sparsity.contextual_hook import ContextualHook
+
+ON_DEVICE = True
+WARMUP = 3
+GPU_STEPS = 20
+OVERRIDES = ("sparsity=contextual",)
+QUICK = ("sparsity=contextual", "sparsity.ratio=0.25")
+"""A network of two layers cannot leave out more."""
+GOALS = (
+    Goal("≥ 1.3 × faster steps at IMDB length", "ms", "lora", "contextual", 1.3, at_least=True),
+    Goal("≥ 1.7 × fewer FLOPs at IMDB length", "flops_per_token", "lora", "contextual", 1.7, at_least=True),
+)
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Both contenders turn by turn on every workload."""
+    from peftbench.bench.workloads import RANK, Case, long_workloads, workloads
+    from peftbench.run import resolve_device
+
+    device = str(resolve_device("auto"))
+    cases = [(Case(workload, "attention", device), True) for workload in long_workloads(options.quick)]
+    cases.append((Case(workloads(options.quick)[0], "attention", device), False))
+    found = [_case(case, long, options) for case, long in cases]
+    return {"rounds": options.repetitions, "warmup_steps": WARMUP, "rank": RANK, "cases": found}
+
+
+def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:
+    import torch
+
+    from peftbench.bench.timing import interleave
+    from peftbench.measuring.clock import synchronize
+
+    workload, device = case.workload, torch.device(case.device)
+    name = f"{workload.name}, {workload.batch_size} × {workload.length} tokens"
+    options.say(f"contextual: {name}: building")
+    plain, _ = _enter(case)
+    sparse, hook = _enter(case, *(QUICK if options.quick else OVERRIDES))
+    assert hook is not None
+    counts = {"lora": plain.flops_per_token(), "contextual": sparse.flops_per_token()}
+    steps = GPU_STEPS if device.type == "cuda" and not options.quick else workload.steps_per_turn
+    options.say(f"contextual: {name}: {options.repetitions} rounds")
+    turns = interleave(
+        {"lora": plain.step, "contextual": sparse.step},
+        options.repetitions,
+        steps,
+        warmup=1 if options.quick else WARMUP,
+        wait=lambda: synchronize(device),
+    )
+    return {
+        "name": name,
+        "long": long,
+        "random_weights": plain.context.record.base.get("random_weights", True),
+        "targets": case.targets,
+        "device": case.device,
+        "steps_per_turn": steps,
+        "options": sparse.context.run.dump()["sparsity"],
+        "decisions": hook.decisions()["sparsity"],
+        "order": [list(turn) for turn in turns.order],
+        "contenders": {key: {"ms": turns.ms[key], "flops_per_token": counts[key]} for key in counts},
+    }
+
+
+def _enter(case: Case, *overrides: str) -> tuple[Contender, ContextualHook | None]:
+    """A contender in train mode; a sparse one past its dense start, calibrated on the batch that it is timed on."""
+    from peftbench.bench.contenders import Contender
+    from peftbench.run import build
+    from peftbench.sparsity.contextual_hook import ContextualHook
+    from peftbench.tasks.base import Batch
+    from peftbench.training.optimizer import build_optimizer
+
+    context = case.context("lora", *overrides)
+    attached = build(context, case.task)
+    config: Any = attached.model.config
+    batch, optimizer = case.batch(config.vocab_size), build_optimizer(attached, context.run.trainer, context.device)
+    hook = context.run.sparsity.hook(attached)
+
+    def loss(given: Batch) -> Any:
+        with context.autocast():
+            return case.task.loss(attached.model, given)
+
+    hook.prepare(itertools.repeat(batch), loss)
+    hook.start(optimizer, 1)
+    hook.after_step(0)
+    attached.model.train()
+    return Contender(context, attached, case, batch, optimizer), hook if isinstance(hook, ContextualHook) else None
+
+
+def page(results: dict[str, Any]) -> str:
+    """Goals, then one table of all workloads."""
+    intro = (
+        f"Both train LoRA on q and v with rank {results['rank']}; one of them on a base that is computed sparsely, "
+        "with the options that `sparsity=contextual` has by default. They are alive in one process and take turns, "
+        f"{results['rounds']} round(s) after warm-up; a turn begins with an untimed step. A ratio is taken within each "
+        "round; shown is the median over rounds, and from the smallest to the largest. A step is forward, backward, "
+        "clipping and fused AdamW, after the dense start; choosing channels is part of it, calibration before the "
+        "training is not. FLOPs are counted op by op over a whole step."
+    )
+    cases = results["cases"]
+    parts = {"Goals": _goals(cases), "Steps": _steps(cases), "What is left out": _left_out(cases)}
+    return "\n\n".join([intro, *(f"## {heading}\n\n{text}" for heading, text in parts.items())])
+
+
+def _goals(cases: list[dict[str, Any]]) -> str:
+    rows = [
+        [goal.text, case["name"], markdown.ratio(found), markdown.spread(found), goal.verdict(case)]
+        for goal in GOALS
+        for case in cases
+        if case["long"]
+        for found in [goal.ratios(case)]
+    ]
+    return markdown.table(["Goal", "Where", "Measured", "From–to", "Verdict"], rows)
+
+
+def _steps(cases: list[dict[str, Any]]) -> str:
+    columns = ["", "LoRA, ms/step", "Contextual, ms/step", "Faster", "From–to"]
+    columns += ["LoRA, MFLOP/token", "Contextual, MFLOP/token", "Fewer FLOPs"]
+    return markdown.table(columns, [_row(case) for case in cases])
+
+
+def _row(case: dict[str, Any]) -> list[str]:
+    faster = ratios(case, "ms", "lora", "contextual")
+    times = [series(case, "ms", name) or [] for name in ("lora", "contextual")]
+    flops = [case["contenders"][name]["flops_per_token"] for name in ("lora", "contextual")]
+    return [
+        case["name"] + (" (random weights)" if case["random_weights"] else ""),
+        *(f"{median(found):.1f}" for found in times),
+        markdown.ratio(faster),
+        markdown.spread(faster),
+        *(f"{count / 1e6:.2f}" if count else markdown.NOTHING for count in flops),
+        markdown.ratio(ratios(case, "flops_per_token", "lora", "contextual")),
+    ]
+
+
+def _left_out(cases: list[dict[str, Any]]) -> str:
+    lines = {
+        case["name"]: f"{case['decisions']['left_out_of_a_sparse_step']:.3f} of the frozen linear layers' products; "
+        + ", ".join(f"{block} {ratio:g}" for block, ratio in case["decisions"]["ratios"].items() if ratio)
+        for case in cases
+    }
+    return markdown.bullets(lines)

@@ -1,0 +1,190 @@
+"""The blocks that are computed sparsely: each chooses its channels when its input comes, and its layers follow."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.errors import Skip
+from peftbench.sparsity import contextual_predictor as predictor
+from peftbench.sparsity.contextual_layout import Layout
+from peftbench.sparsity.contextual_linear import Choice, Slicing, base_linear, base_weight, is_adapted, slice_layer
+
+
+@dataclass
+class Now:
+    """What all blocks must know of the forward pass at hand."""
+
+    sparse: bool = False
+    """Whether training is in its sparse phase."""
+    only: Block | None = None
+    """The one block that is to be sparse, whatever the mode: calibration."""
+    weights: Tensor | None = None
+    """See `contextual_predictor.token_weights`."""
+
+
+class Block(ABC):
+    """One feed-forward or attention block of one layer."""
+
+    kind: ClassVar[str]
+    inner: nn.Module
+    """The layer of which columns are chosen: what goes into it is what is left out."""
+
+    def __init__(self, now: Now, number: int, layer: nn.Module, layout: Layout) -> None:
+        self.now, self.number, self.layer, self.layout = now, number, layer, layout
+        self.ratio = 0.0
+        """Fraction of channels to leave out."""
+        self.moments: predictor.Moments | None = None
+        """Of what goes into the inner layer; None until they are measured."""
+        self._predict: predictor.Predictor | None = None
+        self._slicings: list[Slicing] = []
+        """How the layers follow; the inner one is the last."""
+
+    @property
+    def name(self) -> str:
+        """As the record has it."""
+        return f"{self.number}.{self.kind}"
+
+    @abstractmethod
+    def skipped_at(self, ratio: float) -> int:
+        """Multiply-adds a token that are left out at that ratio."""
+
+    @property
+    def skipped(self) -> int:
+        """Multiply-adds left out of the last forward pass, as its layers saw them."""
+        return sum(slicing.skipped for slicing in self._slicings)
+
+    @abstractmethod
+    def _enter(self, x: Tensor | None) -> None:
+        """Choose for the hidden states x (sequences, length, k), or compute everything."""
+
+    @abstractmethod
+    def _weights(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Weight (d, k) and bias of each layer whose output is predicted."""
+
+    def learn(self, rank: int) -> None:
+        """Make the predictor; needed once, before the block is sparse."""
+        weights, biases = zip(*self._weights(), strict=True)
+        self._predict = predictor.Predictor.of(weights, biases, rank)
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """The forward pre-hook of the module that is given the hidden states."""
+        wanted = self.now.only is self if self.now.only is not None else self.now.sparse and module.training
+        if wanted and self.ratio > 0:
+            self._enter(args[0] if args else kwargs["hidden_states"])
+        else:
+            self._enter(None)
+
+    def stand_at(self, moments: predictor.Moments) -> None:
+        """Channels that are left out stand at their means from now on, and are chosen accordingly."""
+        self.moments, self._slicings[-1].mean = moments, moments.mean
+
+    @torch.no_grad()
+    def predicted(self, x: Tensor) -> Tensor:
+        """Activations predicted for the mean of each sequence, float32, shape (layers, sequences, d)."""
+        assert self._predict is not None
+        with torch.autocast(x.device.type, enabled=False):
+            return self._predict(predictor.sequence_means(x, self.now.weights))
+
+
+class FeedForward(Block):
+    """``W2 act(W1 x + b1) + b2`` over the chosen hidden channels."""
+
+    kind = "ffn"
+
+    def __init__(self, now: Now, number: int, layer: nn.Module, layout: Layout) -> None:
+        super().__init__(now, number, layer, layout)
+        self.first: Any = layer.get_submodule(layout.first)
+        self.inner = layer.get_submodule(layout.second)
+        self.activation: Any = layer.get_submodule(layout.activation)
+        self.channels, self.size = base_weight(self.first).shape
+        if self.activation(torch.zeros(1)).any():
+            raise Skip(f"sparsity=contextual: the activation {self.activation} is not 0 at 0: write sparsity.ffn=0")
+        # Where both have a trained branch, hidden channels that the first one's alone has made reach the second one's.
+        self.choice = Choice(self.channels, narrow=not (is_adapted(self.first) and is_adapted(self.inner)))
+        self.first.register_forward_pre_hook(self.enter, with_kwargs=True)
+        self._slicings = [slice_layer(self.first, self.choice, "rows"), slice_layer(self.inner, self.choice, "columns")]
+
+    def skipped_at(self, ratio: float) -> int:
+        """See `Block.skipped_at`."""
+        return 2 * self.size * (self.channels - predictor.channels_kept(self.channels, ratio))
+
+    def _weights(self) -> list[tuple[Tensor, Tensor | None]]:
+        return [(base_weight(self.first), base_linear(self.first).bias)]
+
+    def _enter(self, x: Tensor | None) -> None:
+        if x is None:
+            self.choice.index = None
+            return
+        count = predictor.channels_kept(self.channels, self.ratio)
+        self.choice.index = predictor.hidden_channels(self.predicted(x), self.activation, count, self.moments)
+
+
+class Attention(Block):
+    """q and k on shared channels of each head, v and the output projection's input on others.
+
+    A channel that is left out is 0 in q and in k, so it adds nothing to any score, whose scale stays that of the whole
+    head. Where no trained branch could make it more than 0, heads are as narrow as what is chosen.
+    """
+
+    kind = "attention"
+
+    def __init__(self, now: Now, number: int, layer: nn.Module, layout: Layout) -> None:
+        super().__init__(now, number, layer, layout)
+        self.core: Any = layer.get_submodule(layout.core)
+        self.heads, self.width = getattr(self.core, layout.heads), getattr(self.core, layout.head_width)
+        self.projections: list[Any] = [layer.get_submodule(name) for name in layout.projections]
+        self.inner = layer.get_submodule(layout.out)
+        self.channels = self.heads * self.width
+        self.size = base_weight(self.projections[0]).shape[1]
+        query, key = self.projections[0], self.projections[min(1, len(self.projections) - 1)]
+        # Scores of two trained branches need all channels, and so does a trained branch on the output projection.
+        self.narrow = not (is_adapted(query) and is_adapted(key)) and not is_adapted(self.inner)
+        self._make_choices()
+        layer.get_submodule(layout.attention).register_forward_pre_hook(self.enter, with_kwargs=True)
+        self._slicings = [
+            slice_layer(projection, choice, "rows")
+            for projection, choice in zip(self.projections, self._of_projections, strict=True)
+        ]
+        self._slicings.append(slice_layer(self.inner, self.values, "columns"))
+
+    def _make_choices(self) -> None:
+        """One for q and k, one for v and the output; where one layer is all three, one more for that layer."""
+        self.scores, self.values = Choice(self.channels, self.narrow), Choice(self.channels, self.narrow)
+        self.fused = Choice(3 * self.channels, self.narrow) if len(self.projections) == 1 else None
+        self._of_projections = [self.scores, self.scores, self.values] if self.fused is None else [self.fused]
+
+    def skipped_at(self, ratio: float) -> int:
+        """See `Block.skipped_at`."""
+        return 4 * self.size * self.heads * (self.width - predictor.channels_kept(self.width, ratio))
+
+    def _weights(self) -> list[tuple[Tensor, Tensor | None]]:
+        found: list[tuple[Tensor, Tensor | None]] = []
+        for layer in self.projections:
+            weight, bias = base_weight(layer), base_linear(layer).bias
+            parts = 3 if self.fused is not None else 1
+            biases = [None] * parts if bias is None else bias.chunk(parts)
+            found += zip(weight.chunk(parts), biases, strict=True)
+        return found
+
+    def _enter(self, x: Tensor | None) -> None:
+        count = self.width if x is None else predictor.channels_kept(self.width, self.ratio)
+        if x is None:
+            self.scores.index = self.values.index = None
+        else:
+            chosen = predictor.attention_channels(self.predicted(x), self.heads, count, self.moments)
+            self.scores.index, self.values.index = chosen
+        if self.fused is not None:
+            self.fused.index = None if x is None else self._side_by_side(*chosen)
+        if self.narrow:
+            setattr(self.core, self.layout.head_width, count)
+            if self.layout.total_width is not None:
+                setattr(self.core, self.layout.total_width, self.heads * count)
+
+    def _side_by_side(self, scores: Tensor, values: Tensor) -> Tensor:
+        return torch.cat([scores, scores + self.channels, values + 2 * self.channels])

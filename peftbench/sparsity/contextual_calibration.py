@@ -1,0 +1,155 @@
+"""From one target to a ratio for every block: those go furthest whose output the network misses least.
+
+The sensitivity of a block at a ratio is ``||H - H'||^2 / ||H||^2`` over the real tokens of a few training batches: H is
+the last hidden states of the dense network, H' those with this block alone sparse. Dropout is off, so nothing here is
+random. The choice minimises the sum of sensitivities among those that leave out enough (a multiple-choice knapsack).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.errors import UserError
+from peftbench.measuring.mode import mode
+from peftbench.sparsity.contextual_predictor import Moments
+
+if TYPE_CHECKING:
+    from peftbench.sparsity.contextual_blocks import Block, Now
+    from peftbench.tasks.base import Batch
+
+STEPS = 3
+"""Ratios that are tried of each block: its largest, and those that keep twice and four times as much."""
+ITEMS = 8
+"""Items of a batch that are calibrated on."""
+BINS = 2000
+"""How finely savings are told apart when ratios are chosen."""
+Table = dict[str, dict[float, float]]
+"""By name of a block and ratio."""
+
+
+def menu(largest: float) -> list[float]:
+    """Ratios to choose from, the largest first: what is kept doubles each time."""
+    found = [1 - (1 - largest) * 2**step for step in range(STEPS)]
+    return [round(ratio, 6) for ratio in found if ratio > 0.01]
+
+
+@dataclass
+class Trial:
+    """The network that is calibrated, and the few batches it is calibrated on."""
+
+    model: nn.Module
+    base: nn.Module
+    """The transformer whose first output is the last hidden states."""
+    now: Now
+    batches: list[Batch]
+    loss: Callable[[Batch], Tensor]
+    """Runs ``model`` on a batch, as training does."""
+    seen: list[Tensor] = field(default_factory=list)
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Eval mode, no graph, and the last hidden states are looked at."""
+        handle = self.base.register_forward_hook(lambda module, args, output: self.seen.append(output[0]))
+        try:
+            with mode(self.model, training=False), torch.no_grad():
+                yield
+        finally:
+            self.now.only = None
+            handle.remove()
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Last hidden states of the real tokens, float32, shape (tokens, d)."""
+        self.loss(batch)
+        return self.seen.pop()[real(batch)].float()
+
+
+def real(batch: Batch) -> Tensor:
+    """True at real tokens, shape (items, length)."""
+    return batch.inputs["attention_mask"].bool()
+
+
+def few_items(batch: Batch) -> Batch:
+    """The first `ITEMS` of a batch: enough to see what matters, at a fraction of a step's cost."""
+    inputs = {name: value[:ITEMS] for name, value in batch.inputs.items()}
+    tokens = int(inputs["attention_mask"].sum())
+    return replace(batch, inputs=inputs, labels=batch.labels[:ITEMS], rows=batch.rows[:ITEMS], real_tokens=tokens)
+
+
+def input_moments(trial: Trial, blocks: Iterable[Block]) -> dict[Block, Moments]:
+    """Mean and variance over real tokens of what goes into the inner layer of each block of the dense network."""
+    sums: dict[Block, Tensor] = {}
+    mask = torch.empty(0)
+
+    def watch(block: Block) -> Callable[..., None]:
+        def see(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            tokens = args[0][mask].float()
+            found = torch.stack([tokens.sum(dim=0), tokens.square().sum(dim=0)])
+            sums[block] = sums[block] + found if block in sums else found
+
+        return see
+
+    handles = [block.inner.register_forward_pre_hook(watch(block)) for block in blocks]
+    try:
+        with trial.quiet():
+            for batch in trial.batches:
+                mask = real(batch)
+                trial.hidden(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    count = sum(batch.real_tokens for batch in trial.batches)
+    found = {block: total / count for block, total in sums.items()}
+    return {block: Moments(mean, (square - mean.square()).clamp(min=0)) for block, (mean, square) in found.items()}
+
+
+def sensitivities(trial: Trial, blocks: Mapping[Block, list[float]]) -> Table:
+    """The mean over the batches of every block's sensitivity at each of its ratios."""
+    sums: Table = {block.name: dict.fromkeys(ratios, 0.0) for block, ratios in blocks.items()}
+    with trial.quiet():
+        for batch in trial.batches:
+            dense = trial.hidden(batch)
+            for block, ratios in blocks.items():
+                for ratio in ratios:
+                    trial.now.only, block.ratio = block, ratio
+                    error = (trial.hidden(batch) - dense).square().sum() / dense.square().sum()
+                    sums[block.name][ratio] += float(error) / len(trial.batches)
+                trial.now.only, block.ratio = None, 0.0
+    return sums
+
+
+def divide(target: float, savings: Table, costs: Table) -> dict[str, float]:
+    """A ratio for every block, so that savings add up to ``target`` at least and costs to as little as can be.
+
+    Args:
+        savings: fraction of all multiplications that a block at a ratio leaves out.
+        costs: its sensitivity.
+
+    Raises:
+        UserError: the largest ratios together do not reach the target.
+    """
+    largest = sum(max(row.values()) for row in savings.values())
+    if largest < target - 1e-9:
+        raise UserError(
+            f"sparsity.ratio={target:g} is out of reach: with these layers, sparsity.ffn and sparsity.attention "
+            f"at most {largest:.3f} can be left out; write a smaller ratio or larger ones of these"
+        )
+    # Best (cost, saving, ratios) for each bin of savings; all that reach the target share the last bin.
+    best: dict[int, tuple[float, float, dict[str, float]]] = {0: (0.0, 0.0, {})}
+    for name, row in savings.items():
+        options = {0.0: 0.0, **row}
+        grown: dict[int, tuple[float, float, dict[str, float]]] = {}
+        for cost, saved, chosen in best.values():
+            for ratio, saving in options.items():
+                total = saved + saving
+                place = BINS if total >= target - 1e-9 else int(total / target * BINS)
+                paid = cost + (costs[name][ratio] if ratio else 0.0)
+                if place not in grown or (paid, -total) < grown[place][:2]:
+                    grown[place] = (paid, -total, {**chosen, name: ratio})
+        best = {place: (cost, -saved, chosen) for place, (cost, saved, chosen) in grown.items()}
+    return best[BINS][2]

@@ -1,0 +1,133 @@
+"""Drives the sparse blocks through a training: predictors, calibration, dense start, and what was left out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.errors import UserError
+from peftbench.sparsity import contextual_calibration as calibration
+from peftbench.sparsity.contextual_blocks import Attention, Block, FeedForward, Now
+from peftbench.sparsity.contextual_layout import find_layers, frozen_linears
+from peftbench.sparsity.contextual_predictor import token_weights
+from peftbench.training.hooks import Hook
+
+if TYPE_CHECKING:
+    from peftbench.methods.base import Attached
+    from peftbench.sparsity.contextual import Contextual
+    from peftbench.tasks.base import Batch
+
+FRACTION = "flops/frozen_linear_fraction"
+
+
+class ContextualHook(Hook):
+    """Makes the base of ``attached.model`` sparse in train mode, once the dense start is over.
+
+    Raises:
+        Skip: the network is not one whose blocks are known.
+        UserError: it has no such layers.
+    """
+
+    def __init__(self, sparsity: Contextual, attached: Attached) -> None:
+        self.sparsity, self.model, self.now = sparsity, attached.model, Now()
+        layout, self.base, layers = find_layers(attached.model)
+        self.blocks: list[Block] = []
+        for number in _chosen_layers(sparsity.layers, len(layers)):
+            kinds = [FeedForward] * (sparsity.ffn > 0) + [Attention] * (sparsity.attention > 0)
+            self.blocks += [kind(self.now, number, layers[number], layout) for kind in kinds]
+        self.dense_per_token = sum(rows * columns for layer in layers for rows, columns in frozen_linears(layer))
+        self.sensitivities: calibration.Table = {}
+        self.steps, self.total_steps = range(0), 0
+        self._tokens = self._computed = self._dense = 0
+        attached.model.register_forward_pre_hook(self._see, with_kwargs=True)
+
+    def prepare(self, batches: Iterator[Batch], loss: Callable[[Batch], Tensor]) -> None:
+        """Make the predictors, and give every block its ratio."""
+        for block in self.blocks:
+            block.learn(self.sparsity.predictor_rank)
+        menus = {block: calibration.menu(self._largest(block)) for block in self.blocks}
+        savings = self._savings(menus)
+        if self.sparsity.ratio is not None:  # out of reach? then before anything is measured
+            calibration.divide(self.sparsity.ratio, savings, savings)
+        few = [calibration.few_items(b) for b in itertools.islice(batches, self.sparsity.calibration_batches)]
+        trial = calibration.Trial(self.model, self.base, self.now, few, loss)
+        if self.sparsity.fill == "mean":
+            for block, moments in calibration.input_moments(trial, self.blocks).items():
+                block.stand_at(moments)
+        chosen = {block.name: ratios[0] for block, ratios in menus.items()}
+        if self.sparsity.ratio is not None:
+            self.sensitivities = calibration.sensitivities(trial, menus)
+            chosen = calibration.divide(self.sparsity.ratio, savings, self.sensitivities)
+        for block in self.blocks:
+            block.ratio = chosen[block.name]
+
+    def _savings(self, menus: Mapping[Block, list[float]]) -> calibration.Table:
+        return {
+            block.name: {ratio: block.skipped_at(ratio) / self.dense_per_token for ratio in ratios}
+            for block, ratios in menus.items()
+        }
+
+    def start(self, optimizer: torch.optim.Optimizer, total_steps: int) -> None:
+        """Count out the dense start and end."""
+        first = math.ceil(self.sparsity.dense_start * total_steps)
+        self.steps = range(first, max(first, total_steps - math.ceil(self.sparsity.dense_end * total_steps)))
+        self.total_steps = total_steps
+        self.now.sparse = 0 in self.steps
+        self._computed = self._dense = 0
+
+    def before_step(self, step: int) -> None:
+        """Add up what the forward pass of this step has computed."""
+        whole = self._tokens * self.dense_per_token
+        self._dense += whole
+        self._computed += whole - sum(block.skipped for block in self.blocks)
+
+    def after_step(self, step: int) -> None:
+        """Sparse or not in the next step; after the last one as in the sparse ones, whose FLOPs are to be counted."""
+        self.now.sparse = step + 1 in self.steps or (step + 1 == self.total_steps and len(self.steps) > 0)
+
+    def metrics(self) -> dict[str, float]:
+        """What was computed of the frozen linear layers' products, over all steps, the dense ones too."""
+        return {FRACTION: self._computed / self._dense} if self._dense else {}
+
+    def decisions(self) -> dict[str, Any]:
+        """The ratio of every block, and what it was chosen by."""
+        return {
+            "sparsity": {
+                "sparse_steps": len(self.steps),
+                "dense_steps": self.total_steps - len(self.steps),
+                "ratios": {block.name: block.ratio for block in self.blocks},
+                "left_out_of_a_sparse_step": sum(b.skipped_at(b.ratio) for b in self.blocks if b.ratio)
+                / self.dense_per_token,
+                "sensitivities": {
+                    name: {f"{ratio:g}": value for ratio, value in row.items()}
+                    for name, row in self.sensitivities.items()
+                },
+            }
+        }
+
+    def _largest(self, block: Block) -> float:
+        return self.sparsity.ffn if isinstance(block, FeedForward) else self.sparsity.attention
+
+    def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Note which tokens of the batch are real, before the network is given it."""
+        mask, ids = kwargs.get("attention_mask"), kwargs.get("input_ids")
+        self._tokens = 0 if ids is None else ids.numel()
+        needed = self.now.only is not None or (self.now.sparse and module.training)
+        self.now.weights = token_weights(mask) if needed and mask is not None else None
+
+
+def _chosen_layers(asked: tuple[int, ...] | None, count: int) -> list[int]:
+    """Numbers of the layers that may be sparse, of ``count`` in all."""
+    if asked is None:
+        found = list(range(max(1, count // 6), count))
+        if not found:
+            raise UserError("sparsity=contextual leaves the first layer dense and there is no other: write layers=[0]")
+        return found
+    if too_large := [number for number in asked if number >= count]:
+        raise UserError(f"sparsity.layers={list(asked)}: there is no layer {too_large[0]}, they are 0 to {count - 1}")
+    return sorted(asked)

@@ -1,0 +1,165 @@
+"""Linear layers of which some rows or columns are computed.
+
+``y = x W' + b`` with W: (d, k). Rows chosen: ``y_I = x W_I' + b_I``. Columns chosen: ``y = x_J W_:J' + b``, or, where
+an input that is left out stands at a constant m rather than at 0, ``y = (x_J - m_J) W_:J' + (b + W m)``. These are
+plain torch operations, so autograd gives the exact gradients of what is computed. A frozen weight is held in the dtype
+that is computed in and in the layout that makes what is taken contiguous: a step copies chosen rows and no more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from peft.tuners.lora.layer import LoraLayer
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from peftbench.methods.quantization import dense_weight
+
+Side = Literal["rows", "columns"]
+
+
+@dataclass
+class Choice:
+    """Which channels are computed now; one object for all layers that must agree."""
+
+    width: int
+    """How many channels there are."""
+    narrow: bool = False
+    """Whether activations have the chosen channels only; otherwise they have all, and zeros where none was computed."""
+    index: Tensor | None = None
+    """int64, shape (chosen,); None computes all."""
+
+
+@dataclass
+class Slicing:
+    """How one linear layer follows a choice."""
+
+    choice: Choice
+    side: Side
+    trained: bool
+    """Whether it is the weight of the trained branch (A or B), which follows a choice only where it is narrow."""
+    mean: Tensor | None = None
+    """m, shape (k,): what inputs that are left out stand at (columns of a frozen layer only); None is 0."""
+    skipped: int = 0
+    """Multiply-adds left out of the last forward pass."""
+    held: dict[Any, Tensor] = field(default_factory=dict)
+    """Copies of frozen tensors, by what they are and their dtype."""
+
+
+class Sliced:
+    """Mixed in before a linear class: computes what the choice says, and all of it where there is none."""
+
+    slicing: Slicing
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., k), or (..., chosen) after narrow columns -> (..., d), or (..., chosen) for narrow rows."""
+        slicing = self.slicing
+        choice, index = slicing.choice, slicing.choice.index
+        if index is None or (slicing.trained and not choice.narrow):
+            slicing.skipped = 0
+            return super().forward(x)  # type: ignore[misc]
+        dtype = compute_dtype(self, x)
+        bias, weight = self._bias(dtype), self._taken(index, dtype)
+        if slicing.side == "columns":
+            part = x if choice.narrow else x.index_select(-1, index)
+            part = part.to(dtype)
+            if slicing.mean is not None:
+                part = part - self._held("mean", slicing.mean, dtype).index_select(0, index)
+            y = functional.linear(part, weight.T, bias)
+        else:
+            y = functional.linear(x.to(dtype), weight, None if bias is None else bias.index_select(0, index))
+            if not choice.narrow:
+                y = y.new_zeros(*y.shape[:-1], choice.width).index_copy_(-1, index, y)
+        slicing.skipped = (x.numel() // x.shape[-1]) * (choice.width - index.numel()) * weight.shape[1]
+        # A 4-bit layer gives back the dtype it was given.
+        return y.to(x.dtype) if _four_bit(self) else y
+
+    def _taken(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """Chosen rows of W, shape (chosen, k), or its chosen columns transposed, shape (chosen, d)."""
+        weight: Tensor = self.weight  # type: ignore[attr-defined]
+        lies_across = isinstance(self, Conv1D) != (self.slicing.side == "columns")
+        if self.slicing.trained:
+            return weight.index_select(1, index).T if lies_across else weight.index_select(0, index)
+        if _four_bit(self):
+            dense = dense_weight(weight).to(dtype)
+            return dense.index_select(1, index).T if lies_across else dense.index_select(0, index)
+        return self._held("weight", weight.T if lies_across else weight, dtype).index_select(0, index)
+
+    def _bias(self, dtype: torch.dtype) -> Tensor | None:
+        bias: Tensor | None = self.bias  # type: ignore[attr-defined]
+        if bias is not None and not bias.requires_grad:
+            bias = self._held("bias", bias, dtype)
+        if self.slicing.mean is None:
+            return bias
+        shift = self.slicing.held.get(key := ("shift", dtype))
+        if shift is None:
+            shift = self.slicing.held[key] = self._shift(self.slicing.mean).to(dtype)
+        return shift if bias is None else bias + shift
+
+    @torch.no_grad()
+    def _shift(self, mean: Tensor) -> Tensor:
+        """``W m``, shape (d,)."""
+        weight = base_weight(self)
+        wide = torch.promote_types(mean.dtype, weight.dtype)
+        with torch.autocast(mean.device.type, enabled=False):
+            return weight.to(wide) @ mean.to(wide)
+
+    def _held(self, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """A frozen tensor in ``dtype`` and contiguous: itself where it is so already, else a copy made once."""
+        key = (name, dtype, tensor.device)
+        if key not in self.slicing.held:
+            self.slicing.held[key] = tensor.detach().to(dtype).contiguous()
+        return self.slicing.held[key]
+
+
+def compute_dtype(layer: Any, x: Tensor) -> torch.dtype:
+    """What ``layer`` multiplies in: autocast's dtype, else a 4-bit layer's own, else that of ``x``."""
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
+    return (getattr(layer, "compute_dtype", None) if _four_bit(layer) else None) or x.dtype
+
+
+def base_weight(layer: Any) -> Tensor:
+    """W0, shape (d, k), of a linear layer or of PEFT's layer around one; dequantized where it is 4-bit."""
+    base = base_linear(layer)
+    weight = dense_weight(base.weight)
+    return weight.T if isinstance(base, Conv1D) else weight
+
+
+def base_linear(layer: Any) -> Any:
+    """The frozen linear layer in PEFT's layer, or ``layer`` itself."""
+    return layer.get_base_layer() if is_adapted(layer) else layer
+
+
+def is_adapted(layer: nn.Module) -> bool:
+    """Whether a trained branch is added to this layer."""
+    return isinstance(layer, LoraLayer)
+
+
+def slice_layer(layer: Any, choice: Choice, side: Side) -> Slicing:
+    """Let ``layer`` follow ``choice``, in place, its trained branch too; names of parameters stay what they are."""
+    if is_adapted(layer):
+        for inner in (layer.lora_B if side == "rows" else layer.lora_A).values():
+            _mix_in(inner, Slicing(choice, side, trained=True))
+    slicing = Slicing(choice, side, trained=False)
+    _mix_in(base_linear(layer), slicing)
+    return slicing
+
+
+def _mix_in(layer: nn.Module, slicing: Slicing) -> None:
+    layer.__class__ = _sliced(type(layer))  # type: ignore[arg-type]  # a class is hashable
+    layer.slicing = slicing  # type: ignore[assignment]
+
+
+@cache
+def _sliced(kind: type[nn.Module]) -> type[nn.Module]:
+    return type(f"Sliced{kind.__name__}", (Sliced, kind), {"__module__": kind.__module__})
+
+
+def _four_bit(layer: Any) -> bool:
+    return getattr(layer.weight, "quant_state", None) is not None

@@ -1,0 +1,148 @@
+"""Which channels matter for a batch: activations predicted by a truncated SVD of the weights, and the largest of them.
+
+With x_b the mean over the real tokens of sequence b and W ~ U V' (rank r), the prediction is ``z_b = U V' x_b + bias``;
+a channel's score is made of norms over the sequences. Means run over whole sequences, so in a decoder the choice (not
+the activations) depends on later tokens of the same training batch, as in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Activation = Callable[[Tensor], Tensor]
+MULTIPLE = 8
+"""Channels that are kept come in eights where there are many: what matrix units work on."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Low-rank stand-ins for m weights of the same shape (d, k) that share their input; everything is float32."""
+
+    down: Tensor
+    """V of all of them side by side, shape (k, m r)."""
+    up: Tensor
+    """U, shape (m, r, d)."""
+    bias: Tensor
+    """Shape (m, 1, d), zeros where a layer has none."""
+
+    @classmethod
+    def of(cls, weights: Sequence[Tensor], biases: Sequence[Tensor | None], rank: int) -> Predictor:
+        """The best approximations of that rank (or of full rank, if that is less)."""
+        factors = [truncated_svd(weight, rank) for weight in weights]
+        rows = weights[0].shape[0]
+        shifts = [factors[0][0].new_zeros(rows) if bias is None else bias.detach().float() for bias in biases]
+        return cls(
+            torch.cat([v for _, v in factors], dim=1),
+            torch.stack([u.T for u, _ in factors]),
+            torch.stack(shifts)[:, None],
+        )
+
+    def __call__(self, means: Tensor) -> Tensor:
+        """Predicted z, shape (m, sequences, d), for means of shape (sequences, k)."""
+        inner = (means @ self.down).view(len(means), len(self.up), -1).transpose(0, 1)
+        return torch.baddbmm(self.bias, inner, self.up)
+
+
+def truncated_svd(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """U (d, r) and V (k, r), float32, with ``U V'`` the best rank-r approximation of ``weight`` (d, k).
+
+    V spans the leading eigenvectors of ``W'W`` and U = W V: cheaper than a whole SVD, and the same. It is computed on
+    the CPU, as some devices have no float64.
+    """
+    wide = weight.detach().cpu().double()
+    rank = min(rank, *weight.shape)
+    v = torch.linalg.eigh(wide.T @ wide).eigenvectors[:, -rank:]
+    return (wide @ v).float().to(weight.device), v.float().to(weight.device)
+
+
+def sequence_means(x: Tensor, weights: Tensor | None) -> Tensor:
+    """Means over real tokens, float32, shape (sequences, k).
+
+    Args:
+        x: shape (sequences, length, k).
+        weights: shape (sequences, 1, length), see `token_weights`; None counts every token.
+    """
+    if weights is None:
+        return x.mean(dim=1).float()
+    return torch.bmm(weights.to(x.dtype), x).squeeze(1).float()
+
+
+def token_weights(mask: Tensor) -> Tensor:
+    """One over a sequence's length at its real tokens, 0 at padding: float32, shape (sequences, 1, length).
+
+    Args:
+        mask: 1 (or True) at real tokens, shape (sequences, length).
+    """
+    real = mask.float()
+    return (real / real.sum(dim=1, keepdim=True).clamp(min=1)).unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What calibration found of the activations that a block may leave out, over real tokens; float32."""
+
+    mean: Tensor
+    """m, shape (d,): what a channel that is left out stands at."""
+    variance: Tensor
+    """Shape (d,)."""
+
+
+def importance(activations: Tensor, moments: Moments | None) -> Tensor:
+    """How much is lost with each channel, shape (d,).
+
+    With nothing but the prediction a of the sequences' means: ``||a||``, the loss if the channel stands at 0. With
+    moments the expected squared distance from m, ``mean (a - m)^2 + variance``: what the batch at hand says beside what
+    varies from token to token, which no mean of a sequence can say.
+
+    Args:
+        activations: a, shape (sequences, d).
+    """
+    if moments is None:
+        return activations.norm(dim=0)
+    return (activations - moments.mean).square().mean(dim=0) + moments.variance
+
+
+def hidden_channels(predicted: Tensor, activation: Activation, count: int, moments: Moments | None = None) -> Tensor:
+    """Indices (int64, shape (count,)) of the hidden channels of largest `importance`.
+
+    Args:
+        predicted: shape (1, sequences, d_ff).
+    """
+    return importance(activation(predicted[0]), moments).topk(count, sorted=False).indices
+
+
+def head_channels(scores: Tensor, heads: int, count: int) -> Tensor:
+    """Indices (int64, shape (heads * count,)) of the ``count`` channels of each head with the largest scores.
+
+    As many in every head, and head by head, so that what is chosen can be viewed as (heads, count) again.
+
+    Args:
+        scores: shape (d,).
+    """
+    width = scores.numel() // heads
+    within = scores.view(heads, width).topk(count, dim=1, sorted=False).indices
+    return (within + torch.arange(heads, device=scores.device)[:, None] * width).flatten()
+
+
+def attention_channels(
+    predicted: Tensor, heads: int, count: int, moments: Moments | None = None
+) -> tuple[Tensor, Tensor]:
+    """Channels that q and k share, by ``||q|| ||k||``, and those of v, by `importance`; see `head_channels`.
+
+    Args:
+        predicted: q, k and v, shape (3, sequences, d).
+        moments: of what goes into the output projection.
+    """
+    q, k, v = predicted
+    scores = q.norm(dim=0) * k.norm(dim=0)
+    return head_channels(scores, heads, count), head_channels(importance(v, moments), heads, count)
+
+
+def channels_kept(width: int, ratio: float) -> int:
+    """How many of ``width`` channels stay at that ratio: to the nearest `MULTIPLE` where there are many of these."""
+    step = MULTIPLE if width >= 4 * MULTIPLE else 1
+    return min(width, max(step, round((1 - ratio) * width / step) * step))

@@ -1,0 +1,160 @@
+"""Predictors, channels and calibration against full decompositions and brute force."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from peftbench.errors import Skip, UserError
+from peftbench.methods.base import Attached
+from peftbench.sparsity import contextual_calibration as calibration
+from peftbench.sparsity import contextual_predictor as predictor
+
+from .contextual_nets import batch, given, network, options, sparse
+
+
+def seeded(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shape", [(24, 10), (10, 24), (12, 12)])
+@pytest.mark.parametrize("rank", [1, 4, 50])
+def test_the_svd_is_the_best_of_its_rank(shape, rank):
+    weight = seeded(*shape)
+    u, s, v = torch.linalg.svd(weight, full_matrices=False)
+    best = (u[:, :rank] * s[:rank]) @ v[:rank]
+    left, right = predictor.truncated_svd(weight, rank)
+    torch.testing.assert_close((left @ right.T).double(), best, rtol=1e-4, atol=1e-5)
+
+
+def test_predicts_what_the_approximations_give():
+    weights, biases = [seeded(20, 12, seed=i) for i in range(3)], [seeded(20, seed=9), None, seeded(20, seed=8)]
+    means = seeded(5, 12, seed=7).float()
+    found = predictor.Predictor.of(weights, biases, 4)(means)
+    for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        left, right = predictor.truncated_svd(weight, 4)
+        expected = means @ right @ left.T + (0 if bias is None else bias.float())
+        torch.testing.assert_close(found[index], expected)
+
+
+def test_means_leave_padding_out():
+    x, mask = seeded(3, 6, 4).float(), torch.tensor([[1] * 6, [1, 1, 0, 0, 0, 0], [0] * 6])
+    means = predictor.sequence_means(x, predictor.token_weights(mask))
+    torch.testing.assert_close(means, torch.stack([x[0].mean(0), x[1, :2].mean(0), torch.zeros(4)]))
+    torch.testing.assert_close(predictor.sequence_means(x, None), x.mean(1))
+
+
+def test_hidden_channels_by_brute_force():
+    predicted = seeded(1, 5, 30)
+    scores = [sum(max(float(z), 0) ** 2 for z in predicted[0, :, channel]) for channel in range(30)]
+    best = sorted(range(30), key=lambda channel: -scores[channel])[:7]
+    assert sorted(predictor.hidden_channels(predicted, torch.relu, 7).tolist()) == sorted(best)
+
+
+def test_attention_channels_by_brute_force():
+    q, k, v = predicted = seeded(3, 5, 24)
+    scores, values = predictor.attention_channels(predicted, heads=3, count=2)
+    for found, score in ((scores, q.norm(dim=0) * k.norm(dim=0)), (values, v.norm(dim=0))):
+        for head in range(3):
+            within = range(8 * head, 8 * head + 8)
+            best = max(itertools.combinations(within, 2), key=lambda pair: float(score[list(pair)].sum()))
+            assert sorted(found.view(3, 2)[head].tolist()) == list(best)
+
+
+@pytest.mark.parametrize(
+    ("width", "ratio", "count"),
+    [(1536, 0.9, 152), (32, 0.5, 16), (64, 0.99, 8), (16, 0.5, 8), (10, 0.999, 1), (40, 0.01, 40)],
+)
+def test_kept_channels_come_in_eights_where_there_are_many(width, ratio, count):
+    assert predictor.channels_kept(width, ratio) == count
+
+
+def test_a_menu_doubles_what_is_kept():
+    assert calibration.menu(0.9) == [0.9, 0.8, 0.6]
+    assert calibration.menu(0.5) == [0.5]
+
+
+@pytest.mark.parametrize("target", [0.1, 0.25, 0.42, 0.6])
+def test_ratios_are_the_best_of_all_there_are(target):
+    random = torch.Generator().manual_seed(3)
+    names, ratios = ["a", "b", "c", "d"], [0.9, 0.8, 0.6]
+    savings = {
+        name: {ratio: ratio * size for ratio in ratios} for name, size in zip(names, (0.2, 0.2, 0.2, 0.1), strict=True)
+    }
+    costs = {name: {ratio: float(torch.rand(1, generator=random)) for ratio in ratios} for name in names}
+    found = calibration.divide(target, savings, costs)
+
+    def figures(chosen):
+        used = [(name, ratio) for name, ratio in zip(names, chosen, strict=True) if ratio]
+        return sum(savings[n][r] for n, r in used), sum(costs[n][r] for n, r in used)
+
+    reaching = [chosen for chosen in itertools.product([0, *ratios], repeat=4) if figures(chosen)[0] >= target - 1e-9]
+    assert figures(tuple(found[name] for name in names)) == min(
+        (figures(chosen) for chosen in reaching), key=lambda f: f[1]
+    )
+
+
+def test_out_of_reach_is_said_before_anything_is_measured():
+    hook = options(ratio=0.9, calibration_batches=1).hook(network("bert"))
+    with pytest.raises(UserError, match=r"sparsity.ratio=0.9 is out of reach: .* at most 0.\d+ can be left out; write"):
+        hook.prepare(iter([]), lambda given: pytest.fail("measured"))
+
+
+def test_sensitivities_are_those_of_one_block_alone():
+    attached = network("bert")
+    hook = options(ratio=0.3, calibration_batches=2, predictor_rank=4).hook(attached)
+    hook.prepare(itertools.repeat(given()), lambda each: attached.model(**each.inputs).logits.sum())
+    decided = hook.decisions()["sparsity"]
+    assert 0.3 <= decided["left_out_of_a_sparse_step"] < 0.5
+    assert {name: sorted(row) for name, row in decided["sensitivities"].items()} == {
+        name: ["0.5"] if "attention" in name else ["0.5", "0.75"] for name in decided["ratios"]
+    }
+    real, hidden = batch()["attention_mask"].bool(), []
+    alone = network("bert")
+    base = alone.model.get_base_model().base_model
+    base.register_forward_hook(lambda module, args, output: hidden.append(output[0][real]))
+    alone.model(**batch())
+    assert [block.name for block in sparse(alone, layers=(2,), attention=0, predictor_rank=4).blocks] == ["2.ffn"]
+    alone.model(**batch())
+    expected = ((hidden[-1] - hidden[0]).square().sum() / hidden[0].square().sum()).item()
+    assert decided["sensitivities"]["2.ffn"]["0.75"] == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(attached.model(**batch()).logits, network("bert").model(**batch()).logits), "dense again"
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "gpt2"])
+def test_moments_are_those_of_real_tokens(architecture):
+    attached, seen = network(architecture), {}
+    hook = sparse(attached, fill="mean", calibration_batches=2)
+    for block in hook.blocks:
+        keep = lambda module, args, name=block.name: seen.__setitem__(name, args[0])  # noqa: E731
+        block.inner.register_forward_pre_hook(keep)
+    attached.model.eval()(**batch())
+    for block in hook.blocks:
+        tokens = seen[block.name][batch()["attention_mask"].bool()].float()
+        torch.testing.assert_close(block.moments.mean, tokens.mean(dim=0), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(block.moments.variance, tokens.var(dim=0, correction=0), rtol=1e-3, atol=1e-4)
+
+
+def test_importance_is_the_expected_loss():
+    # Two sequences whose tokens lie around their means: the mean squared distance from m over all tokens.
+    means, noise, m = seeded(2, 6), seeded(2, 1000, 6, seed=1), seeded(6, seed=2)
+    noise = (noise - noise.mean(dim=1, keepdim=True)) * torch.tensor([0.1, 3, 0.1, 1, 2, 0.5])
+    moments = predictor.Moments(m, noise.square().mean(dim=(0, 1)))
+    expected = (means[:, None] + noise - m).square().mean(dim=(0, 1))
+    torch.testing.assert_close(predictor.importance(means, moments), expected)
+    torch.testing.assert_close(predictor.importance(means, None), means.square().sum(dim=0).sqrt())
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"), [((0, 7), "there is no layer 7, they are 0 to 2"), ((3,), "there is no layer 3")]
+)
+def test_layers_that_are_not_there(layers, said):
+    with pytest.raises(UserError, match=said):
+        sparse(network("bert"), layers=layers)
+
+
+def test_unknown_architectures_are_skipped_with_a_reason():
+    with pytest.raises(Skip, match="knows the blocks of bert, distilbert, gpt2, not of Linear: write sparsity=none"):
+        options().hook(Attached(torch.nn.Linear(2, 2)))
