@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 CODE = """
-import os, sys, threading
+import os, sys, threading, traceback
 import torch
 
 def asked(*arguments, **options):
@@ -25,8 +25,9 @@ if (child := os.fork()) == 0:
         import peft.helpers
         assert peft.helpers.bnb.nn is bitsandbytes.nn and bitsandbytes.nn.Linear4bit
         os._exit(0)
-    finally:
-        os._exit(1)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
