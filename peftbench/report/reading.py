@@ -59,7 +59,7 @@ def _share(records: Sequence[Record]) -> None:
     for record in records:
         for known, parts in zip(before, (record.config, record.environment, record.data, record.base), strict=True):
             for name, value in parts.items():
-                if known.get(name) == value and type(known[name]) is type(value):
+                if name in known and known[name] == value and type(known[name]) is type(value):
                     parts[name] = known[name]
                 else:
                     known[name] = value
