@@ -90,7 +90,7 @@ def lead_own_group() -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_parent()
-    # It may have ended before the kernel was told to watch it.
+    # The engine may have ended before the fork server was told to end with it.
     if (parent := parent_process()) is not None and not parent.is_alive():
         os._exit(1)
 

@@ -12,8 +12,9 @@ from statistics import mean
 from peftbench.errors import UserError
 from peftbench.record import Record, read
 from peftbench.sweep.child import Judge
-from peftbench.sweep.claim import Claim
+from peftbench.sweep.claim import Claim, tidy
 from peftbench.sweep.grid import Point
+from peftbench.sweep.orphans import end_orphans
 from peftbench.sweep.outcome import blank_record, finish, is_interrupted
 from peftbench.sweep.pool import FINE, Pool
 from peftbench.sweep.process import Launcher
@@ -130,6 +131,10 @@ def carry_out_plan(plan: Plan, launcher: Launcher | None = None) -> list[Record]
                 for record in running.wait():
                     records[record.run_id] = record
                     stop_at(record, plan.points[0])
+    else:
+        # All that an engine that was killed had left to do may have been to tidy up.
+        end_orphans()
+        tidy(plan.points[0].folder.parent)
     return [records[point.run.run_id] for point in plan.points]
 
 
@@ -199,6 +204,7 @@ class Runner:
         if not self._found:
             self._found = self._pool.wait(POLL_SECONDS if self._elsewhere else None)
         if self._elsewhere and not self._todo:
+            self._pool.end_orphans()
             self._todo.extend(self._elsewhere)
             self._elsewhere.clear()
         found, self._found = self._found, []

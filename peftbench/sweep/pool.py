@@ -71,8 +71,7 @@ class Pool:
 
     def __enter__(self) -> Self:
         _check_writable(self._sweep)
-        if ended := end_orphans():
-            self._progress.say(f"{ended} process{'es' * (ended != 1)} of an engine that was killed: ended")
+        self.end_orphans()
         self._interrupts.__enter__()
         return self
 
@@ -93,6 +92,11 @@ class Pool:
     def busy(self) -> bool:
         """Whether there is a record to wait for."""
         return bool(self._runs or self._ended)
+
+    def end_orphans(self) -> None:
+        """End what an engine that was killed has left behind: it may hold the claim of a point."""
+        if ended := end_orphans():
+            self._progress.say(f"{ended} process{'es' * (ended != 1)} of an engine that was killed: ended")
 
     def start(self, point: Point, claim: Claim, judge: Judge | None = None) -> None:
         """Start a run of a claimed point in a free slot; the claim is released with its end.

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import signal
 import sys
 import types
 import warnings
@@ -12,6 +13,9 @@ from peftbench.sweep.orphans import end_with_parent
 from peftbench.sweep.slots import gpus
 
 BITSANDBYTES = "bitsandbytes"
+
+# As the server does itself once it has imported this: Ctrl-C on the terminal is for the engine.
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 # The engine's death is the server's, and the server's that of every run.
 end_with_parent()

@@ -6,14 +6,14 @@ import os
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftbench.sweep.child import EXECUTE, Job, Judge, OnProgress, carry_out, judging, main
 from peftbench.sweep.claim import Claim
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PRELOAD = "peftbench.sweep.preload"
 JOIN_SECONDS = 10.0
 START_TRIES = 3
+T = TypeVar("T")
 
 
 class Process(ABC):
@@ -96,17 +97,16 @@ class ForkServer(Launcher):
         """See `Launcher.warm`: the server's imports take seconds, in which Ctrl-C is heard."""
         sign()
         with interrupts.allowed():
-            process = self._context.Process(target=_nothing)
-            process.start()
-            process.join()
+            _insist(self._first_child)
 
     def start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None = None) -> Process:
         """See `Launcher.start`."""
-        for _ in range(START_TRIES - 1):
-            # A server that was killed is found out by asking it, and the next call starts another one.
-            with suppress(EOFError, ConnectionError):
-                return self._start(job, claim, on_progress, judge)
-        return self._start(job, claim, on_progress, judge)
+        return _insist(lambda: self._start(job, claim, on_progress, judge))
+
+    def _first_child(self) -> None:
+        process = self._context.Process(target=_nothing)
+        process.start()
+        process.join()
 
     def _start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None) -> Process:
         reader, writer = self._context.Pipe(duplex=judge is not None)
@@ -119,6 +119,14 @@ class ForkServer(Launcher):
         finally:
             writer.close()
         return _Forked(process, reader, on_progress, judge)
+
+
+def _insist(ask: Callable[[], T]) -> T:
+    """A server that was killed is found out by asking it, and the next call starts another one."""
+    for _ in range(START_TRIES - 1):
+        with suppress(EOFError, ConnectionError):
+            return ask()
+    return ask()
 
 
 def _nothing() -> None:
@@ -144,6 +152,8 @@ class _Forked(Process):
         self, process: ForkServerProcess, reader: Connection, on_progress: OnProgress, judge: Judge | None
     ) -> None:
         self._process = process
+        assert process.pid is not None
+        self._pid = process.pid
         self._judge = judge
         self._reader: Connection | None = reader
         self._on_progress = on_progress
@@ -199,7 +209,7 @@ class _Forked(Process):
     def _end_group(self) -> None:
         # It leads a group of its own.
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid or 0, signal.SIGKILL)
+            os.killpg(self._pid, signal.SIGKILL)
 
 
 def _signal_name(code: int | None) -> str | None:

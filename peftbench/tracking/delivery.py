@@ -13,16 +13,27 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from peftbench import record
-from peftbench.tracking.wandb import summary_of
+from peftbench.tracking.wandb import (
+    FINE,
+    UNSYNCED,
+    WandbTracker,
+    is_without_artifacts,
+    log_artifacts,
+    run_settings,
+    summary_of,
+)
 
 CHUNK = 50
 """Runs that one ``wandb sync`` takes, so that its start (about a second) is paid once for all of them."""
 STALL_SECONDS = 120.0
 """``wandb sync`` is stopped when no run has arrived for so long."""
 POLL_SECONDS = 0.2
+EMPTY_BYTES = 7
+"""Size of a ``.wandb`` file that has its header and nothing else."""
 ENDED = ("finished", "failed", "crashed", "killed")
 """What W&B calls the state of a run whose end it knows of."""
 
@@ -138,6 +149,8 @@ class Server:
             wanted = summary_of(found) if found else {}
             if any(held.summary_metrics.get(name) != value for name, value in wanted.items()):
                 held.summary.update(wanted)
+            if found and is_without_artifacts(folder):
+                _add_artifacts(held, found, folder)
         except Exception as error:
             return " ".join(str(error).split())[:200] or type(error).__name__
         return None
@@ -152,3 +165,34 @@ class Server:
         # [offline-]run-YYYYMMDD_HHMMSS-ID
         identity = folder.name.removeprefix("offline-").split("-", 2)[2]
         return self._api.run(f"{entity}/{project}/{identity}")
+
+
+def replay(folder: Path) -> Path:
+    """A new W&B folder made of the record of a run whose own W&B folder holds nothing: its process was killed.
+
+    W&B's service writes to disk in blocks, so a run that is killed early, or logs little, leaves an empty file. Of the
+    curves the record has the validation points.
+    """
+    found = record.read(folder.parents[1])
+    if found is None or any(path.stat().st_size > EMPTY_BYTES for path in folder.glob("*.wandb")):
+        return folder
+    tracker = WandbTracker.load({**found.config["tracker"], "mode": "offline"})
+    facts = {"sweep": found.sweep, "run_id": found.run_id, "hash": found.config_hash, "axes": found.axes}
+    tracker.start(SimpleNamespace(**facts, dump=lambda: found.config), folder.parents[1])  # type: ignore[arg-type]
+    for point in found.history:
+        tracker.log(int(point["step"]), point)
+    tracker.finish(found, folder.parents[1])
+    return max(folder.parent.glob("offline-run-*"), key=lambda path: path.name)
+
+
+def _add_artifacts(held: Any, found: record.Record, folder: Path) -> None:
+    """Give the artifacts to a run that had to end without them."""
+    import wandb
+
+    where = {"entity": held.entity, "project": held.project, "id": held.id, "resume": "must"}
+    settings = run_settings()
+    settings.init_timeout, settings.finish_timeout = STALL_SECONDS, STALL_SECONDS
+    run = wandb.init(**where, mode="online", dir=tempfile.mkdtemp(), settings=settings, reinit="create_new")
+    log_artifacts(run, found, folder.parents[1])
+    run.finish(exit_code=0 if found.status in FINE else 1)
+    (folder / UNSYNCED).write_text("", encoding="utf-8")

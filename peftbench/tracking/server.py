@@ -35,7 +35,10 @@ def authenticated() -> bool:
 
 
 def reachable(url: str) -> bool:
-    """Whether ``url`` answers HTTP within `PROBE_SECONDS`, proxies included; every status but 5xx is an answer."""
+    """Whether W&B at ``url`` answers a query within `PROBE_SECONDS`; every status but 5xx is an answer.
+
+    A query, since a server can be up and unable to serve any; without the key, since only runs are to send it.
+    """
     answers: list[bool] = []
     # In a thread, because looking up a name has no timeout of its own.
     probe = threading.Thread(target=lambda: answers.append(_answers(url)), daemon=True)
@@ -46,9 +49,14 @@ def reachable(url: str) -> bool:
 
 def _answers(url: str) -> bool:
     try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
+        urllib.request.urlopen(_probe(url), timeout=PROBE_SECONDS).close()
     except urllib.error.HTTPError as error:
         return error.code < 500
     except (OSError, ValueError):
         return False
     return True
+
+
+def _probe(url: str) -> urllib.request.Request:
+    query = b'{"query": "query Probe { viewer { id } }"}'
+    return urllib.request.Request(f"{url.rstrip('/')}/graphql", query, {"Content-Type": "application/json"})

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from peftbench.record import FILE
-from peftbench.tracking.delivery import Delivery, is_synced
+from peftbench.tracking.delivery import Delivery, is_synced, replay
 from peftbench.tracking.server import authenticated, quiet_setup, reachable
 from peftbench.tracking.wandb import UNSYNCED
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status, sentence = problem
         print(f"{len(runs)} to sync, but {sentence}", file=sys.stderr)
         return status
-    return _deliver(runs)
+    return _deliver([replay(run) for run in runs])
 
 
 def tracked(output_dir: Path, sweeps: Sequence[str] = ()) -> list[Path]:

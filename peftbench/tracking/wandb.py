@@ -1,8 +1,8 @@
 """``tracker=wandb``: every run as a Weights & Biases run, online or written to its folder to be synced later.
 
 The record on disk is the truth and this is a reader of it: whatever the service does, a run goes on, finishes and
-keeps its files, and W&B costs it no more than `PROBE_SECONDS`, `INIT_SECONDS` and `FINISH_SECONDS` together. What did
-not arrive is in the run's ``wandb`` folder, from where `peftbench.tracking.sync` delivers it.
+keeps its files, and W&B costs it no more than two `PROBE_SECONDS`, `INIT_SECONDS` and `FINISH_SECONDS` together. What
+did not arrive is in the run's folder, from where `peftbench.tracking.sync` delivers it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-INIT_SECONDS = 3.5
+INIT_SECONDS = 3.0
 """How long an online start may take; after that the run is offline."""
-FINISH_SECONDS = 4.0
+FINISH_SECONDS = 3.0
 """How long the end of a run may wait for its upload."""
 UNSYNCED = "unsynced"
 """Marker file in the folder of an online run whose upload has not been seen to end, be it that its process died."""
+NO_ARTIFACTS = "artifacts are missing"
+"""In the marker file of a run that had to end without its artifacts."""
 STEP = "step"
 FINE = ("ok", "pruned", "skipped")
 """Statuses that W&B shows as finished; all others as failed."""
@@ -78,16 +80,27 @@ class WandbTracker(Tracker):
             run.summary.update(summary_of(record))
             facts = {"environment": record.environment, "data": record.data, "base": record.base}
             run.config.update(facts, allow_val_change=True)
-            if self.artifacts:
-                _log_artifacts(run, record, folder)
+            if self.artifacts and self._takes_artifacts(run):
+                log_artifacts(run, record, folder)
             _end(run, exit_code=0 if record.status in FINE else 1)
+
+    def _takes_artifacts(self, run: Any) -> bool:
+        """Whether artifacts can be given to ``run``, else its marker tells that they are missing.
+
+        W&B's service waits for hours with an artifact that the server does not take, and the run's end behind it.
+        """
+        online = _marker(run).exists()
+        if online and not reachable(run.settings.base_url):
+            _marker(run).write_text(NO_ARTIFACTS, encoding="utf-8")
+            return False
+        return True
 
     def _begin(self, run: RunConfig, folder: Path, mode: Literal["online", "offline"]) -> Any:
         """The W&B run: online, or offline if that is asked for or the server does not start it in time."""
         import wandb
 
         try:
-            begun = wandb.init(**self._identity(run, mode), dir=str(folder), settings=_settings())
+            begun = wandb.init(**self._identity(run, mode), dir=str(folder), settings=run_settings())
         except Exception as error:
             if mode == "offline":
                 raise
@@ -158,7 +171,7 @@ def tracked_id(run: RunConfig) -> str:
     return f"{re.sub(r'[^A-Za-z0-9._-]', '_', run.run_id)[:55]}-{digest}"
 
 
-def _settings() -> Any:
+def run_settings() -> Any:
     """Settings of a run: silent, bounded in time, and nothing collected that the record already has."""
     import wandb
 
@@ -184,18 +197,25 @@ def _end(run: Any, exit_code: int) -> None:
     """Finish ``run``; an upload that does not end in time leaves its marker on disk and raises."""
     marker = _marker(run)
     run.finish(exit_code=exit_code)
-    marker.unlink(missing_ok=True)
+    if not is_without_artifacts(marker.parent):
+        marker.unlink(missing_ok=True)
 
 
 def _marker(run: Any) -> Path:
     return Path(run.dir).parent / UNSYNCED
 
 
+def is_without_artifacts(local: Path) -> bool:
+    """Whether the W&B folder ``local`` is of a run that had to end without its artifacts."""
+    marker = local / UNSYNCED
+    return marker.exists() and marker.read_text(encoding="utf-8") == NO_ARTIFACTS
+
+
 def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _log_artifacts(run: Any, record: Record, folder: Path) -> None:
+def log_artifacts(run: Any, record: Record, folder: Path) -> None:
     """Log ``adapter/`` and ``predictions.parquet`` of a run, as far as they are there."""
     import wandb
 

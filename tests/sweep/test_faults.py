@@ -60,12 +60,12 @@ class Sweep:
 
     def _engine(self, prepare: Callable[[], None], options: dict) -> None:
         """Ends with what the command would exit with: 0, 1 (some run failed), 2 (one sentence), 130; 99 is a bug."""
-        forkserver._forkserver.__init__()  # that of the tests is not ours
-        sys.stdout = sys.stderr = (self.folder.parent / "engine.log").open("a")
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest may ignore it
-        prepare()
         code = 99
         try:
+            forkserver._forkserver.__init__()  # that of the tests is not ours
+            sys.stdout = sys.stderr = (self.folder.parent / "engine.log").open("a")
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest may ignore it
+            prepare()
             found = self.carry_out([self._with(point, options) for point in self.points])
             code = int(any(record.status != "ok" for record in found))
         except KeyboardInterrupt:
@@ -91,7 +91,7 @@ class Sweep:
         return self.ended(process)
 
     def ended(self, process) -> int:
-        process.join(60)
+        process.join(120)
         assert process.exitcode is not None, "the engine hangs"
         assert process.exitcode != 99, (self.folder.parent / "engine.log").read_text()
         self.look()
@@ -108,7 +108,7 @@ class Sweep:
 
     def no_process_left(self) -> None:
         """Within a moment of the engine's end nothing of it is alive, and nothing needs to look for it."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while alive := self._alive():
             runs = [pid for pid in alive if not self._is_fork_of_a_run(pid)]
             if not runs or time.monotonic() > deadline:
@@ -130,9 +130,21 @@ class Sweep:
     def _starts(self) -> str:
         return "".join(path.read_text() for path in self.folder.glob("*/starts"))
 
+    def at_a_moment(self, process) -> None:
+        """Wait until an engine has just begun, or until some of its runs have and a little longer."""
+        if self.dice.random() < 0.25:
+            time.sleep(self.dice.uniform(0.0, 0.5))
+            return
+        goal = len(self._starts().split()) + self.dice.randint(1, 3)
+        while process.is_alive() and len(self._starts().split()) < goal:
+            time.sleep(0.01)
+        time.sleep(self.dice.uniform(0.0, 0.3))
+
     def finish(self, **options) -> None:
-        """The same command, unharmed, ends the sweep."""
-        assert self.hurt(**options) == 0, (self.folder.parent / "engine.log").read_text()
+        """The same command, unharmed, ends the sweep; here, where the fork server has long been started."""
+        points = [self._with(point, options) for point in self.points]
+        found = self.carry_out(points)
+        self.look()
         for point in self.points:
             record = records.read(point.folder)
             assert record is not None
@@ -142,7 +154,7 @@ class Sweep:
         assert not list(self.folder.glob("**/.*")), "locks or half-written files are left"
         assert not self._alive()
         started = self._starts()
-        assert self.hurt(**options) == 0
+        assert self.carry_out(points) == found
         assert self._starts() == started, "what was done was done again"
 
 
@@ -162,7 +174,7 @@ def _is_of(pid: int, marks: list[bytes]) -> bool:
 def engine_is_killed(sweep: Sweep) -> None:
     for _ in range(sweep.dice.randint(1, 2)):
         process = sweep.start(jobs=sweep.dice.randint(1, 3))
-        time.sleep(sweep.dice.uniform(0.1, 1.0))
+        sweep.at_a_moment(process)
         process.kill()
         sweep.ended(process)
 
@@ -170,16 +182,16 @@ def engine_is_killed(sweep: Sweep) -> None:
 def engine_is_interrupted(sweep: Sweep) -> None:
     number = sweep.dice.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     process = sweep.start(jobs=sweep.dice.randint(1, 3), retry_failed=False)
-    time.sleep(sweep.dice.uniform(0.3, 1.0))
-    os.kill(process.pid, number)
+    sweep.at_a_moment(process)
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, number)
     # Before its handlers are there a signal ends it as it ends any program.
     assert sweep.ended(process) in (0, 130, -number)
 
 
 def run_is_killed(sweep: Sweep) -> None:
     process = sweep.start(jobs=2)
-    deadline = time.monotonic() + sweep.dice.uniform(0.3, 2.0)
-    while time.monotonic() < deadline and process.is_alive():
+    while process.is_alive():
         if pids := [int(pid) for pid in sweep._starts().split() if psutil.pid_exists(int(pid))]:
             with suppress(ProcessLookupError):
                 os.kill(sweep.dice.choice(pids), signal.SIGKILL)
@@ -190,9 +202,7 @@ def run_is_killed(sweep: Sweep) -> None:
 
 def fork_server_is_killed(sweep: Sweep) -> None:
     process = sweep.start(jobs=2)
-    deadline = time.monotonic() + sweep.dice.uniform(0.4, 1.2)
-    while time.monotonic() < deadline and process.is_alive():
-        time.sleep(0.01)
+    sweep.at_a_moment(process)
     with suppress(psutil.NoSuchProcess):
         for child in psutil.Process(process.pid).children():
             if "forkserver" in " ".join(child.cmdline()):
@@ -255,7 +265,7 @@ def records_are_corrupt(sweep: Sweep) -> None:
         del sweep.ok[point.run.run_id]
         (point.folder / "record.json").write_bytes(sweep.dice.choice(garbage))
     process = sweep.start()
-    time.sleep(sweep.dice.uniform(0.2, 0.8))
+    sweep.at_a_moment(process)
     process.kill()
     sweep.ended(process)
 
@@ -263,7 +273,7 @@ def records_are_corrupt(sweep: Sweep) -> None:
 def two_engines_at_once(sweep: Sweep) -> None:
     first, second = sweep.start(jobs=2), sweep.start(jobs=2)
     if sweep.dice.random() < 0.5:
-        time.sleep(sweep.dice.uniform(0.2, 1.0))
+        sweep.at_a_moment(first)
         first.kill()
         first.join()
     assert sweep.ended(second) == 0, "it does what the other one leaves"
@@ -354,7 +364,7 @@ def test_a_search_killed_three_times_reaches_its_total(noop_points, seed: int) -
     sweep = Searched(noop_points("sleep:0.1"), dice)
     for _ in range(3):
         process = sweep.start(jobs=2)
-        time.sleep(dice.uniform(0.5, 1.2))
+        sweep.at_a_moment(process)
         process.kill()
         sweep.ended(process)
         if (journal := sweep.folder / "study.journal").exists():

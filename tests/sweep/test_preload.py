@@ -7,26 +7,29 @@ import subprocess
 import sys
 
 CODE = """
-import os, sys, threading
+import os, sys, threading, traceback
 import torch
 
 def asked(*arguments, **options):
     raise SystemExit("CUDA was asked before the fork")
 
-held = torch.cuda.is_available
-torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = asked
+held = {name: getattr(torch.cuda, name) for name in ("is_available", "device_count", "_lazy_init")}
+for name in held:
+    setattr(torch.cuda, name, asked)
 import peftbench.sweep.preload
 assert {"peft", "transformers", "wandb", "peftbench.run"} <= set(sys.modules)
 assert threading.active_count() == 1
-torch.cuda.is_available = held
+for name, function in held.items():
+    setattr(torch.cuda, name, function)  # a run may ask
 if (child := os.fork()) == 0:
     try:
         import bitsandbytes.nn
         import peft.helpers
         assert peft.helpers.bnb.nn is bitsandbytes.nn and bitsandbytes.nn.Linear4bit
         os._exit(0)
-    finally:
-        os._exit(1)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 

@@ -31,7 +31,8 @@ def make_record(name: str = "id", status: str = "ok", reason: str | None = None)
     from peftbench.record import Record
 
     facts = {"environment": {"device_name": "CPU X"}, "data": {"fingerprint": "f00"}}
-    config = {**CONFIG, "tracker": {"name": "wandb", "project": "peftbench", "entity": None}}
+    tracker = {"_target_": "peftbench.tracking.wandb.WandbTracker", "name": "wandb", "project": "peftbench"}
+    config = {**CONFIG, "tracker": {**tracker, "entity": None}}
     return Record(name, "demo", status, config, "ab", run_config().axes, reason=reason, metrics=dict(METRICS), **facts)
 
 

@@ -95,7 +95,7 @@ class Operations:
         viewer = {"id": "u1", "entity": ENTITY, "username": ENTITY, "email": "t@example.org", "flags": "{}"}
         return {"viewer": {**viewer, "teams": {"edges": []}}}
 
-    do_getdefaultentity = do_viewer
+    do_getdefaultentity = do_probe = do_viewer
 
     def do_serverfeaturesquery(self, variables: dict[str, Any]) -> dict[str, Any]:
         return {"serverInfo": {"features": []}}

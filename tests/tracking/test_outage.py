@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from peftbench.tracking import delivery, server, sync
+from peftbench.tracking import server, sync
 from peftbench.tracking import wandb as tracking
 from tracking.backend import Backend
-from tracking.child import CURVE, METRICS, environment, tracked
+from tracking.child import CURVE, METRICS, tracked
+from tracking.test_sync import call
 
 PROMISED_SECONDS = 10
 SLACK = 2
@@ -19,7 +20,7 @@ SLACK = 2
 
 
 def test_the_promise_is_kept_by_the_timeouts():
-    assert server.PROBE_SECONDS + tracking.INIT_SECONDS + tracking.FINISH_SECONDS < PROMISED_SECONDS
+    assert 2 * server.PROBE_SECONDS + tracking.INIT_SECONDS + tracking.FINISH_SECONDS < PROMISED_SECONDS
 
 
 def hang(call: str) -> int | None:
@@ -33,7 +34,7 @@ def drag(call: str) -> int | None:
 
 
 def after_the_probe(fault):
-    return lambda call: None if call == "HEAD /" else fault(call)
+    return lambda call: None if call == "Probe" else fault(call)
 
 
 FAULTS = {
@@ -45,41 +46,39 @@ FAULTS = {
 }
 
 
-def delivers(folder: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def delivers(folder: Path, backend: Backend) -> None:
     """What is in ``folder`` is one whole run, and arrives as that once the server is well."""
     backend.fault = lambda call: None
-    (waiting,) = [run for run in sync.tracked(folder) if sync.is_pending(run)]
-    for name, value in environment(backend.url, folder).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    assert [problem for _, problem in delivery.Delivery([waiting], lambda run: None)] == [None]
-    assert backend.only().points() == CURVE
-    assert backend.only().values()["quality/accuracy"] == METRICS["quality/accuracy"]
-    assert backend.only().state == "finished"
+    done = call(folder, backend.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "1 delivered (demo)"
+    run = backend.only()
+    assert run.points() == CURVE
+    assert (run.values()["quality/accuracy"], run.state) == (METRICS["quality/accuracy"], "finished")
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_a_server_that_is_ill_from_the_start(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_server_that_is_ill_from_the_start(kind: str, tmp_path: Path):
     with Backend() as backend:
         backend.fault = FAULTS[kind]
         done = tracked(tmp_path, backend.url, "online")
         assert (done.code, done.said[-1]) == (0, "went on")
         assert done.seconds < PROMISED_SECONDS + SLACK
-        delivers(tmp_path, backend, monkeypatch)
+        delivers(tmp_path, backend)
 
 
-def test_a_server_that_is_slow_is_waited_for_and_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_server_that_is_slow_is_waited_for_and_no_longer(tmp_path: Path):
     with Backend() as backend:
         backend.fault = drag
         done = tracked(tmp_path, backend.url, "online")
         assert (done.code, done.said[-1]) == (0, "went on")
         assert done.seconds < PROMISED_SECONDS + SLACK
         if [run for run in sync.tracked(tmp_path) if sync.is_pending(run)]:
-            delivers(tmp_path, backend, monkeypatch)
+            delivers(tmp_path, backend)
         assert backend.only().points() == CURVE
 
 
-def test_a_server_that_dies_while_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_server_that_dies_while_a_run_goes_on(tmp_path: Path):
     with Backend() as backend:
 
         def die() -> None:
@@ -88,7 +87,7 @@ def test_a_server_that_dies_while_a_run_goes_on(tmp_path: Path, monkeypatch: pyt
         done = tracked(tmp_path, backend.url, "online", "pause", "artifacts", midway=die)
         assert (done.code, done.said[-1]) == (0, "went on")
         assert done.seconds < PROMISED_SECONDS + SLACK
-        delivers(tmp_path, backend, monkeypatch)
+        delivers(tmp_path, backend)
         assert sorted(held.name for held in backend.artifacts.values() if held.committed) == [
             "one-adapter",
             "one-predictions",

@@ -52,6 +52,7 @@ def uploads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(delivery, "Upload", Fake)
     monkeypatch.setattr(delivery.Server, "arrived", lambda self, run: "not there" if "lost" in run.name else None)
     monkeypatch.setattr(sync, "_problem", lambda: None)
+    monkeypatch.setattr(sync, "replay", lambda run: run)
     return sent
 
 
@@ -181,12 +182,16 @@ def test_offline_runs_reach_a_server_once_and_as_they_were(tmp_path: Path):
 def test_a_killed_run_is_delivered_with_the_figures_of_its_record(tmp_path: Path):
     with Backend() as backend:
         assert tracked(tmp_path, backend.url, "offline", "die").code == 9
-        make_record("one", "killed", "timeout").write(tmp_path / "demo" / "one")
+        record = make_record("one", "killed", "timeout")
+        record.history = CURVE[:1]
+        record.write(tmp_path / "demo" / "one")
         done = call(tmp_path, backend.url)
-    assert (done.returncode, backend.unknown) == (0, [])
-    assert backend.only().state == "failed"
-    assert backend.only().values()["status"] == "killed"
-    assert backend.only().points() == CURVE[:1]
+        assert call(tmp_path, backend.url).stdout == "nothing to sync\n"
+    assert (done.returncode, done.stderr, backend.unknown) == (0, "", [])
+    run = backend.only()
+    assert (run.state, run.display_name, run.group) == ("failed", "one", "demo")
+    assert (run.values()["status"], run.values()["quality/accuracy"]) == ("killed", METRICS["quality/accuracy"])
+    assert run.points() == CURVE[:1]
 
 
 def test_a_server_that_loses_an_upload_is_not_believed(tmp_path: Path):

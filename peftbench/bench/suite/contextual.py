@@ -94,8 +94,8 @@ def _enter(case: Case, *overrides: str) -> tuple[Contender, ContextualHook | Non
             return case.task.loss(attached.model, given)
 
     hook.prepare(itertools.repeat(batch), loss)
-    hook.start(optimizer, 1)
-    hook.after_step(0)
+    hook.start(optimizer, 100)
+    hook.after_step(99)  # what comes after the last step is a sparse one
     attached.model.train()
     return Contender(context, attached, case, batch, optimizer), hook if isinstance(hook, ContextualHook) else None
 
