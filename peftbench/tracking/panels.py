@@ -47,10 +47,10 @@ def workspace(place: Place) -> ws.Workspace:
         project=place.project,
         name=place.title,
         sections=[
-            ws.Section(name="Comparison", panels=bars(place), is_open=True),
-            ws.Section(name="Trade-offs", panels=fronts(place), is_open=True),
+            ws.Section(name="Comparison", panels=[*bars(place)], is_open=True),
+            ws.Section(name="Trade-offs", panels=[*fronts(place)], is_open=True),
             ws.Section(name="Axes", panels=[coordinates(place)], is_open=True),
-            ws.Section(name="Curves", panels=curves(place), is_open=True),
+            ws.Section(name="Curves", panels=[*curves(place)], is_open=True),
         ],
         settings=ws.WorkspaceSettings(max_runs=100),
         runset_settings=ws.RunsetSettings(
