@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.trial import FrozenTrial
 
     from peftbench.sweep.search_options import SearchOptions
 
@@ -45,13 +47,22 @@ def _plots(study: Study, settings: SearchOptions) -> Iterator[tuple[str, Callabl
 
     metrics = [objective.metric for objective in settings.objectives]
     for index, metric in enumerate(metrics):
-        name, about = (
-            metric.replace("/", "_"),
-            {"target": lambda trial, i=index: trial.values[i], "target_name": metric},
-        )
-        yield f"history-{name}", lambda about=about: draw.plot_optimization_history(study, **about)
-        yield f"importance-{name}", lambda about=about: draw.plot_param_importances(study, **about)
+        name = metric.replace("/", "_")
+        history = partial(draw.plot_optimization_history, target=partial(_value, index), target_name=metric)
+        importance = partial(draw.plot_param_importances, target=cost(settings, index), target_name=metric)
+        yield f"history-{name}", partial(history, study)
+        yield f"importance-{name}", partial(importance, study)
     if len(metrics) == 2:
         yield "pareto", lambda: draw.plot_pareto_front(study, target_names=metrics)
     if settings.pruner != "none":
         yield "reports", lambda: draw.plot_intermediate_values(study)
+
+
+def _value(index: int, trial: FrozenTrial) -> float:
+    return float(trial.values[index])
+
+
+def cost(settings: SearchOptions, index: int) -> Callable[[FrozenTrial], float]:
+    """An objective of a trial, lower being better: Optuna asks which parameters bring a target down."""
+    sign = -1.0 if settings.objectives[index].direction == "maximize" else 1.0
+    return lambda trial: sign * float(trial.values[index])

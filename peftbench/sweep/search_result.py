@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from peftbench.record import read, write_atomically
-from peftbench.sweep.search_plots import write_plots
+from peftbench.sweep.search_plots import cost, write_plots
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -53,7 +54,9 @@ def show_importances(study: Study, settings: SearchOptions) -> None:
 
     for index, objective in enumerate(settings.objectives):
         try:
-            found = get_param_importances(study, target=lambda trial, index=index: trial.values[index])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of few trials all shares are alike, and the target is turned already
+                found = get_param_importances(study, target=cost(settings, index))
         except (ValueError, RuntimeError):
             return  # too few trials, or all of them alike
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found.items())

@@ -21,6 +21,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
+from optuna.importance import get_param_importances
 from support import CONF, SWEEPS
 
 from peftbench.cli.overrides import rewrite
@@ -560,6 +561,16 @@ def test_what_was_found_is_drawn(start, runner, quick, monkeypatch, tmp_path, ca
     drawn = {path.stem for path in (tmp_path / "s" / "plots").glob("*.png") if path.stat().st_size > 5000}
     assert names <= drawn
     assert "importance for validation/accuracy: " in capsys.readouterr().out
+
+
+def test_importance_is_for_the_better_end_of_an_objective(start, runner, quick, tmp_path, capsys) -> None:
+    """Of a single objective Optuna knows itself which way is better."""
+    assert start(*SPACE, n_trials=30, sampler="random") == 0
+    study = study_in(tmp_path)
+    expected = get_param_importances(study)
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in expected.items())
+    assert f"importance for validation/accuracy: {shares}" in capsys.readouterr().out
+    assert expected != get_param_importances(study, target=lambda trial: trial.values[0]), "the wrong end differs"
 
 
 # --- shipped files
