@@ -18,7 +18,9 @@ from peftbench.report.sweep import Section, Setting, Sweep
 from peftbench.report.table import ENOUGH, settings_frame
 
 LIMIT = 300
-"""Rows of all tables together: more than a person reads, and what a page can hold. The rest is in results.csv."""
+"""Rows of all tables together that a page holds."""
+SHOWN = 100
+"""Rows that are left if there are more than that: what a person may still read. The rest is in results.csv."""
 SECTIONS = 24
 FEWEST = 10
 """Rows that a table may have however many tables there are."""
@@ -42,11 +44,17 @@ class View:
 
 
 def views(sweep: Sweep, baseline: str, limit: int | None = None) -> list[View]:
-    """The sections of a sweep, the largest first where there are more than `SECTIONS`; ``limit`` rows in all."""
+    """The sections of a sweep, the largest first where there are more than `SECTIONS`.
+
+    Args:
+        limit: rows in all; None is all if they are at most `LIMIT`, and `SHOWN` otherwise.
+    """
     sections = sweep.sections
     if len(sections) > SECTIONS:
         sections = tuple(sorted(sections, key=lambda section: -len(section.settings))[:SECTIONS])
-    share = max((limit or LIMIT) // max(len(sections), 1), FEWEST)
+    rows = sum(len(section.settings) for section in sections)
+    most = limit or (rows if rows <= LIMIT else SHOWN)
+    share = most if most >= rows else max(most // max(len(sections), 1), FEWEST)
     return [_view(sweep.folder, section, baseline, share) for section in sections]
 
 

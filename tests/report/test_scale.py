@@ -21,7 +21,7 @@ def large(tmp_path):
 def test_a_large_sweep_is_aggregated(large, monkeypatch, capsys):
     opened = []
     answers = baseline._read
-    monkeypatch.setattr(view, "LIMIT", 40)
+    monkeypatch.setattr(view, "SHOWN", 40)
     monkeypatch.setattr(page, "RUNS", 150)
     monkeypatch.setattr(baseline, "_read", lambda path, metric: opened.append(path) or answers(path, metric))
     assert command.main([str(large)]) == 0
