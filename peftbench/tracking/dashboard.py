@@ -79,7 +79,7 @@ def publish(options: argparse.Namespace) -> list[str]:
 
     os.environ["WANDB_SILENT"] = "true"  # the package says on its own what we print
     api = wandb.Api()
-    place = _place(options, options.entity or api.default_entity)
+    place = _place(options, options.entity or api.default_entity or "")
     reports = _reports(api, place)
     shown, page = workspace(place), report(place)
     _adopt(shown, place)
