@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
@@ -83,7 +84,7 @@ def report(place: Place) -> wr.Report:
     )
 
 
-def bars(place: Place) -> list[wr.BarPlot]:
+def bars(place: Place) -> list[Any]:
     """Quality, memory, throughput and adapter size by method."""
     return [
         wr.BarPlot(
@@ -98,7 +99,7 @@ def bars(place: Place) -> list[wr.BarPlot]:
     ]
 
 
-def fronts(place: Place) -> list[wr.ScatterPlot]:
+def fronts(place: Place) -> list[Any]:
     """Quality against each cost; the running extreme of quality is the Pareto front as far as W&B draws one."""
     smaller = place.quality.endswith(SMALLER_IS_BETTER)
     return [
@@ -122,7 +123,7 @@ def coordinates(place: Place) -> wr.ParallelCoordinatesPlot:
     return wr.ParallelCoordinatesPlot(title="Axes", columns=[*axes, figure], layout=wr.Layout(w=24, h=10))
 
 
-def curves(place: Place) -> list[wr.LinePlot]:
+def curves(place: Place) -> list[Any]:
     """Loss, validation quality, throughput and memory over optimizer steps."""
     validation = f"validation/{place.quality.removeprefix('quality/')}"
     return [
@@ -131,7 +132,7 @@ def curves(place: Place) -> list[wr.LinePlot]:
     ]
 
 
-def _grid(place: Place, panels: list) -> wr.PanelGrid:
+def _grid(place: Place, panels: list[Any]) -> wr.PanelGrid:
     # With a project the package looks its number up; without an entity there is none to look it up with.
     project = place.project if place.entity else ""
     runs = wr.Runset(
