@@ -18,7 +18,7 @@ from peftbench.run import execute, resolve_device
 from peftbench.sweep.engine import blank_record
 from peftbench.sweep.grid import Point
 
-CONTEXTUAL = ("sparsity=contextual", "sparsity.ratio=0.25")
+CONTEXTUAL = ("sparsity=contextual", "sparsity.ratio=0.25", "sparsity.dense_end=0")
 MEASURED = ("speed/", "time/", "memory/", "energy/")
 
 

@@ -41,7 +41,8 @@ class Contextual(Sparsity):
     dense_start: float
     """Fraction of the steps at the start that are dense."""
     dense_end: float
-    """Fraction of the steps at the end that are dense, as evaluation is."""
+    """Fraction of the steps at the end that are dense, as evaluation is. The paper's networks do without; a small
+    encoder that never saw its dense base again is evaluated on something else than it was trained on."""
     predictor_rank: int = Field(ge=1)
     """Rank of the SVD that predicts activations."""
     calibration_batches: int = Field(ge=0)
