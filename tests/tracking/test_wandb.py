@@ -93,7 +93,7 @@ def summary(items: list[dict]) -> dict:
 def test_the_summary_is_the_records_figures_and_nothing_of_the_curves(written: list[dict]):
     measured = {name: value for name, value in METRICS.items() if value is not None}
     assert summary(written) == {**measured, "status": "ok", "reason": ""}
-    assert of_type(written, "exit")[-1]["exit"] == {"exit_code": 0}
+    assert of_type(written, "exit")[-1]["exit"]["exit_code"] == 0
 
 
 @pytest.mark.parametrize(("status", "code"), [("failed", 1), ("oom", 1), ("skipped", 0), ("pruned", 0)])
