@@ -151,24 +151,17 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: json.dumps(value, sort_keys=True, default=str) if isinstance(value, list | dict) else value}
 
 
-class Texts:
-    """JSON text of values, made once for each object. The values must outlive this: an object is known by its id."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, str] = {}
-
-    def __call__(self, value: Any) -> str:
-        """The text, keys sorted."""
-        if not isinstance(value, dict):
-            return _json(value)
-        if (text := self._known.get(id(value))) is None:
-            text = self._known[id(value)] = _json(value)
-        return text
+def texts(values: Sequence[Any]) -> list[str]:
+    """JSON text of each value, keys sorted, made once for each object: many records hold the same."""
+    ids = list(map(id, values))
+    known = {identity: _json(value) for identity, value in dict(zip(ids, values, strict=True)).items()}
+    return [known[identity] for identity in ids]
 
 
-def _decisive(record: Record, texts: Texts) -> tuple[str, ...]:
-    """The configuration without what makes no other setting, as text by parts: cheap to compare and to group by."""
-    return tuple(name + texts(value) for name, value in record.config.items() if name not in NOT_DECISIVE)
+def _decisive(records: Sequence[Record]) -> list[tuple[str, ...]]:
+    """Each configuration without what makes no other setting, as texts of its parts: cheap to compare and group by."""
+    names = dict.fromkeys(name for record in records for name in record.config if name not in NOT_DECISIVE)
+    return list(zip(*(texts([record.config.get(name) for record in records]) for name in names), strict=True))
 
 
 def _json(value: Any) -> str:
@@ -183,8 +176,7 @@ def _key(record: Record) -> Key:
 
 
 def _sections(records: Sequence[Record]) -> tuple[Section, ...]:
-    texts = Texts()
-    decisive = [_decisive(record, texts) for record in records]
+    decisive = _decisive(records)
     planned = Counter(decisive)
     finished: dict[Key, dict[Hashable, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, record in enumerate(records):
@@ -222,7 +214,14 @@ def must_agree(option: str) -> bool:
 
 def varying(settings: Iterable[Setting]) -> set[str]:
     """Names of the options that are not the same in all of ``settings``."""
-    return vary([setting.options for setting in settings])
+    runs = [setting.runs[0] for setting in settings]
+    found = vary([facts.provenance(run) for run in runs])
+    for part in dict.fromkeys(name for run in runs for name in run.config if name not in NOT_DECISIVE):
+        values = [run.config.get(part) for run in runs]
+        # Taken apart once for all that have the same text: in a large sweep thousands have.
+        distinct = dict(zip(texts(values), values, strict=True)).values()
+        found |= vary([flatten({part: value}) for value in distinct])
+    return found
 
 
 def vary(mappings: Sequence[Mapping[str, Any]]) -> set[str]:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from peftbench.record import Record
 from peftbench.report.figures import ACHIEVED, COSTS, UNSTEADY, Figure, missing
-from peftbench.report.sweep import AXES, Section, Setting, Sweep, Texts, flatten, vary
+from peftbench.report.sweep import AXES, Section, Setting, Sweep, flatten, texts, vary
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,14 +87,13 @@ def runs_table(records: Sequence[Record]) -> pa.Table:
 def _options(records: Sequence[Record]) -> dict[str, list[Any]]:
     """The options that vary, as columns. A part of the configuration is taken apart once for all runs that share it."""
     found: dict[str, list[Any]] = {}
-    as_text = Texts()
     for part in dict.fromkeys(name for record in records for name in record.config):
-        texts = [as_text(record.config.get(part)) for record in records]
-        one_each = dict(zip(texts, records, strict=True))
-        flat = {text: flatten({"config": {part: record.config.get(part)}}) for text, record in one_each.items()}
+        values = [record.config.get(part) for record in records]
+        keys = texts(values)
+        flat = {key: flatten({"config": {part: value}}) for key, value in dict(zip(keys, values, strict=True)).items()}
         names = vary(list(flat.values()))
         ordered = (name for name in dict.fromkeys(name for one in flat.values() for name in one) if name in names)
-        found |= {name: [flat[text].get(name) for text in texts] for name in ordered}
+        found |= {name: [flat[key].get(name) for key in keys] for name in ordered}
     return found
 
 
