@@ -43,7 +43,7 @@ def profile_inference(
     autocast: Callable[[], AbstractContextManager[object]],
     *,
     prefix: str = "speed/infer",
-    budget_s: float = 1.5,
+    budget_s: float = 1.0,
     min_items: int = 20,
     min_batches: int = 3,
     clock: Callable[[], float] = time.perf_counter,
