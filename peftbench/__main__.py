@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from peftbench import __version__
 from peftbench.cli.messages import explain
 from peftbench.cli.overrides import command, rewrite
 from peftbench.cli.paths import CONF, register_plugins
@@ -29,6 +30,9 @@ def compose(config: DictConfig) -> None:
 
 def main() -> None:
     """Compose, check, carry out; exit with 0 (all ok), 1 (a run was not), 2 (wrong input) or 130 (interrupted)."""
+    if sys.argv[1:] == ["--version"]:  # Hydra would tell its own
+        print(f"peftbench {__version__}")
+        return
     register_plugins()
     # Ended politely, the engine ends its run and writes what became of it, as on Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

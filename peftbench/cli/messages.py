@@ -23,7 +23,8 @@ def explain(error: BaseException) -> str:
 def _told(lines: list[str]) -> list[str]:
     """What Hydra itself adds; a list of names goes on one line."""
     if lines and lines[0].startswith("Available options"):
-        return [f"{lines[0].rstrip(':').lower()} are {', '.join(lines[1:])}"]
+        numbers = ", or a number: rank=8, rank=4,8, rank=range(4,17,4)" if "'rank'" in lines[0] else ""
+        return [f"{lines[0].rstrip(':').lower()} are {', '.join(lines[1:])}{numbers}"]
     return [line for line in lines if not line.startswith("To append")]
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from peftbench import __version__ as peftbench_version
+
 
 def peftbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "peftbench", *arguments]
@@ -29,6 +31,7 @@ def peftbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["-m", "rank=4,0"], "at the point rank.value=0"),
         (["nonsense"], "nonsense"),
         (["rank=4,x"], "rank"),
+        (["rank=eight"], "fixed_alpha, or a number: rank=8"),
     ],
 )
 def test_a_wrong_command_is_one_sentence_and_exit_code_2(arguments: list[str], said: str, tmp_path: Path) -> None:
@@ -38,6 +41,10 @@ def test_a_wrong_command_is_one_sentence_and_exit_code_2(arguments: list[str], s
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2
     assert not list(tmp_path.iterdir()), "nothing is written for a command that cannot be carried out"
+
+
+def test_the_version_is_ours(tmp_path: Path) -> None:
+    assert peftbench("--version", cwd=tmp_path).stdout == f"peftbench {peftbench_version}\n"
 
 
 def test_what_cannot_be_combined_is_skipped_with_exit_code_2(tmp_path: Path) -> None:
