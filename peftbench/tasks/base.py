@@ -50,11 +50,14 @@ class Batch:
     inputs: dict[str, torch.Tensor]
     """Keyword arguments of the model without labels: input_ids and attention_mask, int64, shape (items, length)."""
     labels: torch.Tensor
-    """int64: (items,) classes, or (items, length) tokens with -100 where nothing is predicted."""
+    """int64: (items,) classes, or (items, length): what each position must say, -100 where nothing is predicted."""
     rows: np.ndarray
     """Positions of the items in the `Encoded` they came from, int64, shape (items,)."""
     real_tokens: int
     """Tokens that are not padding."""
+    positions: torch.Tensor | None = None
+    """Where something is predicted, as positions in the flattened labels: int64, shape (predicted,). None: one class
+    an item. They are found on the CPU, because to ask a GPU for them is to wait for it."""
 
     @property
     def computed_tokens(self) -> int:
@@ -64,7 +67,9 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device`` (asynchronous where memory is pinned)."""
         moved = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
-        return Batch(moved, self.labels.to(device, non_blocking=True), self.rows, self.real_tokens)
+        labels = self.labels.to(device, non_blocking=True)
+        positions = None if self.positions is None else self.positions.to(device, non_blocking=True)
+        return Batch(moved, labels, self.rows, self.real_tokens, positions)
 
 
 @dataclass(frozen=True)

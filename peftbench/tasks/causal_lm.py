@@ -14,7 +14,6 @@ from peftbench.tasks.base import Encoded
 from peftbench.tasks.language_modeling import IGNORED, LanguageModeling, corpus_texts, mean_nll, stream
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
     from peftbench.data.base import Split
@@ -56,19 +55,13 @@ class CausalLM(LanguageModeling):
         return cache.encoded(split, texts, tokenizer, recipe, make, blocks=True)
 
     def window(self, data: Encoded, row: int, seed: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """See `LanguageModeling.window`; labels are the tokens themselves, `aligned` shifts them."""
+        """See `LanguageModeling.window`: position t predicts token t + 1, and nothing predicts the first."""
         start, end = int(data.offsets[row]), int(data.offsets[row + 1])
         first = max(0, end - self.max_length)
         tokens = data.tokens[first:end].astype(np.int64)
-        labels = tokens.copy()
-        labels[: start - first] = IGNORED
-        # Nothing before it predicts it; said here too, so that labels that count are labels that are scored.
-        labels[0] = IGNORED
+        labels = np.append(tokens[1:], IGNORED)
+        labels[: max(0, start - first - 1)] = IGNORED
         return tokens, labels
-
-    def aligned(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `LanguageModeling.aligned`: position t predicts token t + 1."""
-        return logits[:, :-1], labels[:, 1:]
 
     def figures(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Perplexity = exp(total negative log likelihood / tokens), and that mean in nats."""

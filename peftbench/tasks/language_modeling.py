@@ -35,11 +35,8 @@ class LanguageModeling(Task):
 
     @abstractmethod
     def window(self, data: Encoded, row: int, seed: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """What the model sees of an item and what it must say: token ids and labels, int64, shape (length,) each."""
-
-    @abstractmethod
-    def aligned(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (items, length, vocabulary) and labels (items, length) such that equal positions belong together."""
+        """What the model sees of an item and what each position must say: token ids and labels, int64, shape
+        (length,) each; `IGNORED` where nothing is predicted."""
 
     def batches(self, data: Encoded, batch_size: int, *, seed: int | None) -> Iterator[Batch]:
         """See `Task.batches`."""
@@ -47,7 +44,8 @@ class LanguageModeling(Task):
             windows = [self.window(data, int(row), seed) for row in rows]
             inputs = model_inputs([tokens for tokens, _ in windows], self.pad_id)
             labels = pad([labels for _, labels in windows], IGNORED)
-            yield Batch(inputs, labels, rows, sum(len(tokens) for tokens, _ in windows))
+            positions = torch.nonzero(labels.flatten() != IGNORED).flatten()
+            yield Batch(inputs, labels, rows, sum(len(tokens) for tokens, _ in windows), positions)
 
     def steps_per_epoch(self, data: Encoded, batch_size: int) -> int:
         """See `Task.steps_per_epoch`."""
@@ -55,21 +53,19 @@ class LanguageModeling(Task):
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """See `Task.loss`: the mean over predicted tokens."""
-        logits, labels = self.aligned(model(**batch.inputs).logits, batch.labels)
-        scored = labels != IGNORED
-        # Only what counts is made float32: all of it would be the largest tensor of the step.
-        total = nn.functional.cross_entropy(logits[scored].float(), labels[scored], reduction="sum")
-        return total / scored.sum().clamp(min=1)
+        logits, targets = predicted(model, batch)
+        # Not the mean: it would be NaN where nothing is predicted.
+        return nn.functional.cross_entropy(logits.float(), targets, reduction="sum") / max(1, len(targets))
 
     def evaluate(self, model: nn.Module, data: Encoded, batch_size: int, device: torch.device) -> Evaluation:
         """See `Task.evaluate`: one row a window, with its predicted tokens and their summed nats."""
         nll = np.zeros(len(data), np.float64)
         tokens = np.zeros(len(data), np.int64)
         for batch in self.batches(data, batch_size, seed=None):
-            moved = batch.to(device)
-            logits, labels = self.aligned(model(**moved.inputs).logits, moved.labels)
-            nll[batch.rows] = [_nll(*pair) for pair in zip(logits, labels, strict=True)]
-            tokens[batch.rows] = (labels != IGNORED).sum(dim=1).cpu().numpy()
+            logits, targets = predicted(model, batch.to(device))
+            tokens[batch.rows] = counts = (batch.labels != IGNORED).sum(dim=1).numpy()
+            windows = zip(logits.split(counts.tolist()), targets.split(counts.tolist()), strict=True)
+            nll[batch.rows] = [_nll(*window) for window in windows]
         predictions = {"id": data.ids, "tokens": tokens, "nll": nll}
         return Evaluation(self.figures(predictions), predictions)
 
@@ -78,11 +74,27 @@ class LanguageModeling(Task):
         """The quality figures, from the columns of predictions alone."""
 
 
-def _nll(logits: torch.Tensor, labels: torch.Tensor) -> float:
+def predicted(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (predicted, vocabulary) and true tokens (predicted,) of the positions at which something is predicted.
+
+    The output layer is as wide as the vocabulary: for masked language modelling it would be half of a small network's
+    work, most of it at positions that nobody asks. So it is given only those that are scored.
+    """
+    assert batch.positions is not None
+    positions = batch.positions
+
+    def select(_: nn.Module, arguments: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        return (arguments[0].flatten(0, 1).index_select(0, positions),)
+
+    output_layer: nn.Module = model.get_output_embeddings()  # type: ignore[operator]  # of every transformers LM
+    with output_layer.register_forward_pre_hook(select):
+        logits: torch.Tensor = model(**batch.inputs).logits
+    return logits, batch.labels.flatten().index_select(0, positions)
+
+
+def _nll(logits: torch.Tensor, targets: torch.Tensor) -> float:
     """Summed negative log likelihood (nats) of one window; the terms in float32, their sum in float64."""
-    scored = labels != IGNORED
-    terms = nn.functional.cross_entropy(logits[scored].float(), labels[scored], reduction="none")
-    return float(terms.double().sum())
+    return float(nn.functional.cross_entropy(logits.float(), targets, reduction="none").double().sum())
 
 
 def mean_nll(predictions: Mapping[str, np.ndarray]) -> float:

@@ -15,7 +15,6 @@ from peftbench.tasks.base import Encoded
 from peftbench.tasks.language_modeling import IGNORED, LanguageModeling, corpus_texts, mean_nll, stream
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
     from peftbench.data.base import Split
@@ -74,10 +73,6 @@ class MaskedLM(LanguageModeling):
         replaced = chosen[(fate >= MASKED) & (fate < MASKED + REPLACED)]
         tokens[replaced] = random.choice(_ordinary(self.vocab_size, self.special_ids), size=len(replaced))
         return tokens, labels
-
-    def aligned(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `LanguageModeling.aligned`: position t predicts token t."""
-        return logits, labels
 
     def figures(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Nats a masked token, and their exponential, which is not comparable with a causal model's perplexity."""

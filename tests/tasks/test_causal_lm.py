@@ -109,8 +109,16 @@ def test_train_and_evaluation_windows_do_not_share_a_cache_entry(encode):
 
 def test_half_precision_logits_are_raised_before_the_loss(encode):
     class Half(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.output_layer = torch.nn.Identity()
+
+        def get_output_embeddings(self):
+            return self.output_layer
+
         def forward(self, input_ids, attention_mask):
-            return SimpleNamespace(logits=torch.nn.functional.one_hot(input_ids, 65).to(torch.bfloat16) / 3)
+            hidden = torch.nn.functional.one_hot(input_ids, 65).to(torch.bfloat16) / 3
+            return SimpleNamespace(logits=self.output_layer(hidden))
 
     data = encode(30)
     batch = next(TASK.batches(data, 3, seed=0))

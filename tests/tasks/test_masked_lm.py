@@ -114,6 +114,19 @@ def test_evaluation_counts_masked_positions_only_at_any_batch_size(data, network
     assert many.metrics == {"quality/mlm_loss": mean, "quality/mlm_pseudo_perplexity": math.exp(mean)}
 
 
+def test_the_output_layer_sees_only_what_is_predicted(data, network):
+    """Counted in its own multiplications: 15 % of the positions, in training as in evaluation."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = network(TASK, "bert")
+    (batch,) = TASK.batches(data, len(data), seed=0)
+    asked = int((batch.labels != -100).sum())
+    assert asked < 0.2 * batch.real_tokens
+    with FlopCounterMode(display=False) as counter:
+        TASK.loss(model, batch)
+    assert counter.get_flop_counts()["BertForMaskedLM.cls.predictions.decoder"].popitem()[1] == 2 * asked * 16 * 65
+
+
 def test_a_block_of_unknown_words_has_a_loss_of_nothing(cache_folder, tokenizer, network):
     data = TASK.encode(Split("test", ["unheard of"], None, [0]), tokenizer, train=True)
     (batch,) = TASK.batches(data, 4, seed=0)
