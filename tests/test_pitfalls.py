@@ -228,8 +228,15 @@ def test_pitfall_07_zeros_make_files_smaller_and_inference_is_measured(tiny_run)
 class Copier(torch.nn.Module):
     """Predicts, at every place, the very token that stands there."""
 
+    def __init__(self):
+        super().__init__()
+        self.output_layer = torch.nn.Identity()
+
+    def get_output_embeddings(self):
+        return self.output_layer
+
     def forward(self, input_ids, attention_mask=None, **_):
-        return SimpleNamespace(logits=30.0 * torch.nn.functional.one_hot(input_ids, 300).float())
+        return SimpleNamespace(logits=self.output_layer(30.0 * torch.nn.functional.one_hot(input_ids, 300).float()))
 
 
 @pytest.mark.usefixtures("unprofiled")
