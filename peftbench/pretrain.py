@@ -34,12 +34,12 @@ END = "<|endoftext|>"
 class Recipe:
     """Everything that decides the weights, beside the text."""
 
-    steps: int = 1200
-    batch_size: int = 8
+    steps: int = 2000
+    batch_size: int = 4
     length: int = 256
     """Tokens of a block, and positions of the network."""
     vocabulary: int = 4096
-    width: int = 256
+    width: int = 192
     layers: int = 4
     heads: int = 4
     lr: float = 0.0015
