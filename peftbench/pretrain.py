@@ -34,7 +34,7 @@ END = "<|endoftext|>"
 class Recipe:
     """Everything that decides the weights, beside the text."""
 
-    steps: int = 2000
+    steps: int = 1500
     batch_size: int = 4
     length: int = 256
     """Tokens of a block, and positions of the network."""
