@@ -130,7 +130,8 @@ def _explained(section: Section, baseline: str) -> str:
 
 
 def _warnings(section: Section, runs: list[Record]) -> tuple[str, ...]:
-    notes = [str(note) for run in runs for note in run.data.get("notes") or []]
+    notes = [str(run.base["note"]) for run in runs if run.base.get("note")]
+    notes += [str(note) for run in runs for note in run.data.get("notes") or []]
     random = "The base model has random weights (not pretrained): quality here says nothing about a method."
     return tuple(dict.fromkeys([*([random] if section.key.random_weights else []), *facts.unlike(runs), *notes]))
 
