@@ -62,7 +62,7 @@ def test_the_choice_can_be_recomputed_from_the_table_of_runs(folder) -> None:
     write(sweep.load(folder.path))
     rows = pd.read_csv(folder.path / "results.csv")
     means = rows.groupby(["method", "config.trainer.lr"])["validation/accuracy"].mean().dropna()
-    chosen = dict(means.groupby("method").idxmax())
+    chosen = dict(means.groupby("method").idxmax().tolist())
     assert chosen == {choice.example.axes["method"]: choice.best for choice in choices(read_sweep(folder.path))}
     assert chosen == {"lora": 1e-3, "hira": 1e-2}
     assert set(rows["selection/step"].dropna()) == {1}
