@@ -207,7 +207,9 @@ def _curves(view: View, metric: Figure) -> Drawing | None:
     sign = 1 if metric.higher_is_better else -1
     last = sorted(curves, key=lambda pair: -sign * pair[1][max(pair[1])])[:CURVES]
     cut = "" if len(curves) <= CURVES else f"The {CURVES} of {len(curves)} settings that ended best. "
-    drawing = _drawing(view, f"{metric.label} on validation during training", f"{cut}Lines: means over seeds.")
+    drawing = _drawing(
+        view, f"{metric.label} on validation during training", f"{cut}A line a setting: the mean over its seeds."
+    )
     for setting, curve in last:
         hint = f"{setting.label}: {metric.label} {score(metric, curve[max(curve)])} on validation at the end"
         y = [curve[step] * _factor(metric) for step in sorted(curve)]

@@ -30,6 +30,8 @@ STYLE: Any = {
     # An axis reads "1.205", not "0.0003" with "+1.205" in the corner.
     "axes.formatter.useoffset": False,
 }
+LETTERS = 30
+"""Of the names in a legend: as many as one row of four takes."""
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -88,10 +90,12 @@ class Drawing:
         self.canvas.legend(
             handles=shown,
             loc="outside lower center",
-            ncols=min(len(shown), 3),
+            ncols=min(len(shown), 4 if sum(map(len, used)) <= LETTERS else 3),
             frameon=False,
             fontsize=9,
-            handlelength=3,
+            handlelength=2.4 if self.lines else 1,
+            columnspacing=1.2,
+            handletextpad=0.5,
         )
         buffer = io.BytesIO()
         with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": identity}):

@@ -21,7 +21,7 @@ def render(sweep: Sweep, shown: Sequence[View]) -> str:
 
 
 def _section(view: View) -> str:
-    notes = "  \n".join(map(_safe, [*view.facts, *view.warnings]))
+    notes = "  \n".join(map(_safe, [*view.facts, *view.warnings, *view.key, *view.notes]))
     return f"### {_safe(view.title)}\n\n{_table([column for column in view.columns if column.main])}\n\n{notes}\n"
 
 

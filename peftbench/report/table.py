@@ -71,17 +71,27 @@ def _quantile(freedom: int) -> float:
 
 
 def runs_table(records: Sequence[Record]) -> pa.Table:
-    """One row a run, finished or not: id, axes, options that vary in the sweep, status, reason and every metric."""
+    """One row a run, finished or not: id, axes, status, reason, every metric, the selection, and options that vary."""
     axes = dict.fromkeys([*RUN_AXES, *(name for record in records for name in record.axes)])
     metrics = dict.fromkeys(name for record in records for name in record.metrics)
     columns: dict[str, list[Any]] = {"run_id": [record.run_id for record in records]}
     columns |= {name: [record.axes.get(name) for record in records] for name in axes}
     columns |= {name: [getattr(record, name) for record in records] for name in ("status", "reason")}
     columns |= {name: [record.metrics.get(name) for record in records] for name in metrics}
+    columns |= _selection(records)
     columns |= {name: [getattr(record, name) for record in records] for name in ("started", "ended", "config_hash")}
     import pyarrow as pa
 
     return pa.table({name: _typed(values) for name, values in (columns | _options(records)).items()})
+
+
+def _selection(records: Sequence[Record]) -> dict[str, list[Any]]:
+    """The step that was selected, and its validation figure under the figure's name: what a rate is chosen by."""
+    selections = [record.selection for record in records]
+    columns = {"selection/step": [selection.get("step") for selection in selections]}
+    for metric in dict.fromkeys(selection["metric"] for selection in selections if "metric" in selection):
+        columns[metric] = [one.get("value") if one.get("metric") == metric else None for one in selections]
+    return columns
 
 
 def _options(records: Sequence[Record]) -> dict[str, list[Any]]:

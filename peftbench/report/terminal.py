@@ -53,6 +53,7 @@ def _say(console: Console, text: str, style: str = "") -> None:
 
 def _section(console: Console, view: View) -> None:
     _say(console, view.title, "bold")
+    _say(console, view.finding)
     for line in view.facts:
         _say(console, line, "dim")
     for line in view.warnings:
@@ -69,7 +70,7 @@ def _section(console: Console, view: View) -> None:
     console.print(table)
     dropped = [column.label for column in view.columns if column not in columns]
     rows = [f"{more:,} more rows in the report"] if (more := len(view.settings) - MAX_ROWS) > 0 else []
-    for line in rows + [f"in the report only: {', '.join(dropped)}"] * bool(dropped) + list(view.notes):
+    for line in rows + [f"in the report only: {', '.join(dropped)}"] * bool(dropped) + [*view.key, *view.notes]:
         _say(console, line, "dim")
     _say(console, "")
 

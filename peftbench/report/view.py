@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from peftbench.report import facts
 from peftbench.report.baseline import compare
 from peftbench.report.columns import MARK, Column, describe
 from peftbench.report.compare import Comparison
-from peftbench.report.figures import UNSTEADY, change_unit
+from peftbench.report.figures import UNSTEADY, change_unit, missing, scale, score
 from peftbench.report.sweep import Section, Setting, Sweep
 from peftbench.report.table import ENOUGH, settings_frame
 
@@ -36,11 +37,16 @@ class View:
     frame: pd.DataFrame
     columns: tuple[Column, ...]
     title: str
+    finding: str
+    """What the table shows, in a sentence."""
     facts: tuple[str, ...]
-    """What holds for every row: seeds, device, precision, the meaning of the interval and of the verdict."""
+    """What holds for every row: device, precision, options; how many rows are left out."""
     warnings: tuple[str, ...]
+    """What a reader must know before the figures."""
+    key: tuple[str, ...]
+    """How to read the cells: the interval, the verdict, the mark."""
     notes: tuple[str, ...]
-    """Why some settings are not compared."""
+    """Why some settings are not compared, and what the data are."""
 
 
 def views(sweep: Sweep, baseline: str, limit: int | None = None) -> list[View]:
@@ -64,10 +70,18 @@ def _view(folder: Path, section: Section, baseline: str, limit: int) -> View:
     frame = settings_frame(section, comparisons, chosen)
     columns, fixed = describe(section, frame, baseline)
     runs = [run for setting in chosen for run in setting.runs]
-    about = (*_cut(section, chosen), *_facts(section, runs, frame, fixed, baseline))
-    notes = (*_unsteady(frame), *_untested(chosen, comparisons))
-    warnings = _warnings(section, runs)
-    return View(section, tuple(frame["setting"]), frame, columns, _title(section), about, warnings, notes)
+    return View(
+        section,
+        tuple(frame["setting"]),
+        frame,
+        columns,
+        _title(section),
+        _finding(section, frame, baseline),
+        (*_cut(section, chosen), _where(section, runs, fixed)),
+        _warnings(section, runs),
+        (*_key(section, frame, baseline), *_unsteady(frame)),
+        (*_untested(chosen, comparisons), *_data(runs)),
+    )
 
 
 def best(section: Section, limit: int) -> tuple[Setting, ...]:
@@ -98,17 +112,39 @@ def _title(section: Section) -> str:
     return f"{key.dataset} · {key.model} · evaluated on {key.split}{size}{weights}"
 
 
-def _facts(
-    section: Section, runs: list[Record], frame: pd.DataFrame, fixed: list[str], baseline: str
-) -> tuple[str, ...]:
+def _finding(section: Section, frame: pd.DataFrame, baseline: str) -> str:
+    """The setting with the best mean, and how many of those compared differ from the baseline."""
+    metric, top = section.key.metric, frame.iloc[0]
+    if metric is None or missing(top["mean"]):
+        return ""
+    unit = scale(metric.kind, [])[1]
+    value = f"{score(metric, top['mean'])}\u00a0{unit}".rstrip()
+    extreme = "Highest" if metric.higher_is_better else "Lowest"
+    mean = f"mean {metric.label}" if max(frame["seeds"]) > 1 else metric.label
+    found = Counter(frame["verdict"])
+    better, worse, ties = (found[name] for name in ("better", "worse", "tie"))
+    compared = better + worse + ties
+    against = ""
+    if compared and not better + worse:
+        what = "the one setting compared is" if compared == 1 else f"all {compared:,} settings compared are"
+        against = f" Against {baseline}, {what} not told apart (tie)."
+    elif compared:
+        against = (
+            f" Of {compared:,} compared with {baseline}: {better:,} better, {worse:,} worse, {ties:,} not told apart."
+        )
+    return f"{extreme} {mean}: {top['setting'].label}, {value}.{against}"
+
+
+def _where(section: Section, runs: list[Record], fixed: list[str]) -> str:
     precision = facts.unique([facts.precision(run) for run in runs])
     sources = facts.unique([str(run.metrics["memory/source"]) for run in runs if run.metrics.get("memory/source")])
     where = [f"device {section.key.device}", f"precision {precision}", *([f"memory from {sources}"] if sources else [])]
-    lines = [" · ".join([*fixed, *where])]
-    lines.append(_intervals(frame))
-    if any(verdict in ("better", "worse", "tie") for verdict in frame["verdict"]):
-        lines.append(_explained(section, baseline))
-    return tuple(lines)
+    return " · ".join([*fixed, *where])
+
+
+def _key(section: Section, frame: pd.DataFrame, baseline: str) -> list[str]:
+    tested = any(verdict in ("better", "worse", "tie") for verdict in frame["verdict"])
+    return [_intervals(frame), *([_explained(section, baseline)] if tested else [])]
 
 
 def _intervals(frame: pd.DataFrame) -> str:
@@ -130,15 +166,21 @@ def _explained(section: Section, baseline: str) -> str:
 
 
 def _warnings(section: Section, runs: list[Record]) -> tuple[str, ...]:
-    notes = [str(note) for run in runs for note in run.data.get("notes") or []]
+    bases = [str(run.base["note"]) for run in runs if run.base.get("note")]
     random = "The base model has random weights (not pretrained): quality here says nothing about a method."
-    return tuple(dict.fromkeys([*([random] if section.key.random_weights else []), *facts.unlike(runs), *notes]))
+    return tuple(dict.fromkeys([*([random] if section.key.random_weights else []), *bases, *facts.unlike(runs)]))
+
+
+def _data(runs: list[Record]) -> list[str]:
+    return list(dict.fromkeys(str(note) for run in runs for note in run.data.get("notes") or []))
 
 
 def _unsteady(frame: pd.DataFrame) -> list[str]:
     if not any(frame["unsteady"]):
         return []
-    return [f"{MARK}: measured several times (in a run, or by several seeds), and more than {UNSTEADY:.0%} apart."]
+    return [
+        f"{MARK}: measured several times (in a run, or by several seeds), and more than {100 * UNSTEADY:g} % apart."
+    ]
 
 
 def _untested(settings: Sequence[Setting], comparisons: list[Comparison]) -> tuple[str, ...]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from support import ROOT
 
 from peftbench.record import Record, read_sweep
+from peftbench.report import sweep
 from peftbench.report.choose import choices, main, table
+from peftbench.report.table import write
 
 
 def run(folder: Path, method: str, lr: float, seed: int, value: float, **changes) -> None:
@@ -47,6 +51,21 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
         run(tmp_path, "lora", 1e-4, seed, low)
         run(tmp_path, "lora", 1e-3, seed, high)
     assert read(tmp_path)["method=lora"].tries == pytest.approx({1e-4: 0.7, 1e-3: 2.2 / 3})
+
+
+def test_the_choice_can_be_recomputed_from_the_table_of_runs(folder) -> None:
+    """From the CSV alone: mean over seeds of the selected checkpoint's figure, the best rate of each method."""
+    for method, best in (("lora", 1e-3), ("hira", 1e-2)):
+        for lr, seed in itertools.product((1e-4, 1e-3, 1e-2), range(2)):
+            folder.classified(method, seed, lr=lr, accuracy=0.9 if lr == best else 0.8 + seed / 100)
+    folder.run("full", lr=1e-1, status="failed", reason="the loss is not finite")
+    write(sweep.load(folder.path))
+    rows = pd.read_csv(folder.path / "results.csv")
+    means = rows.groupby(["method", "config.trainer.lr"])["validation/accuracy"].mean().dropna()
+    chosen = dict(means.groupby("method").idxmax().tolist())
+    assert chosen == {choice.example.axes["method"]: choice.best for choice in choices(read_sweep(folder.path))}
+    assert chosen == {"lora": 1e-3, "hira": 1e-2}
+    assert set(rows["selection/step"].dropna()) == {1}
 
 
 def test_losses_are_minimized_and_an_end_of_the_range_is_said(tmp_path: Path) -> None:

@@ -81,6 +81,27 @@ def page(folder, **options):
     return Page(write(folder.path, **options).read_text())
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "said"),
+    [
+        ({"lora": 0.8, "hira": 0.8}, "Against lora, the one setting compared is not told apart (tie)."),
+        ({"lora": 0.8, "hira": 0.8, "qlora": 0.8}, "Against lora, all 2 settings compared are not told apart (tie)."),
+        ({"lora": 0.8, "hira": 0.97, "qlora": 0.5}, "Of 2 compared with lora: 1 better, 1 worse, 0 not told apart."),
+        ({"hira": 0.9, "qlora": 0.8}, None),
+    ],
+)
+def test_one_sentence_says_what_a_table_shows(folder, accuracies, said):
+    for method, accuracy in accuracies.items():
+        for seed in range(3):
+            folder.classified(method, seed, accuracy=accuracy)
+    (view,) = views(sweep.load(folder.path), "lora")
+    best = max(view.settings, key=lambda one: sum(run.metrics["quality/accuracy"] for run in one.runs))
+    mean = sum(run.metrics["quality/accuracy"] for run in best.runs) / 3
+    first, _, rest = view.finding.partition("%.")
+    assert first == f"Highest mean accuracy: {best.label}, {100 * mean:.2f}\u00a0"
+    assert rest.strip() == (said or "")
+
+
 def test_page_stands_alone_and_is_well_formed(full):
     found = page(full)
     assert found.open == []
@@ -224,7 +245,7 @@ def test_a_figure_that_did_not_repeat_is_marked(folder):
     marked = {rank: [key for key, cell in cells.items() if "≈" in cell.text] for rank, cells in rows(folder)}
     assert marked == {"4": ["speed/infer_latency_ms_p50"], "8": ["time/train_s"]}
     (view,) = views(sweep.load(folder.path), "lora")
-    assert any(note.startswith("≈") for note in view.notes)
+    assert any(line.startswith("≈") for line in view.key)
 
 
 @pytest.mark.parametrize(
