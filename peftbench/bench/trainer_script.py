@@ -70,6 +70,7 @@ def main() -> None:
             report_to="none",
             **({"per_device_train_batch_size": args.batch_size} if args.batch_size else {}),
             bf16=args.bf16,
+            use_cpu=not torch.cuda.is_available(),
         ),
         train_dataset=data["train"],
         data_collator=DataCollatorWithPadding(tokenizer),
