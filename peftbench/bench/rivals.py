@@ -106,4 +106,3 @@ def _run(command: Sequence[str], setting: Setting) -> float:
     if done.returncode:
         raise UserError(f"{' '.join(command[:4])} ended with exit code {done.returncode}: {done.stderr[-500:]}")
     return seconds
-

@@ -153,7 +153,9 @@ def _goals(results: dict[str, Any]) -> str:
     for side, bound in GOALS.items():
         found = times_faster(results, side)
         verdict = "met" if median(found) >= bound else "not met"
-        rows.append([f"≤ 1/{bound:g} of the time: {SIDES[side]}", markdown.ratio(found), markdown.spread(found), verdict])
+        rows.append(
+            [f"≤ 1/{bound:g} of the time: {SIDES[side]}", markdown.ratio(found), markdown.spread(found), verdict]
+        )
     return markdown.table(["Goal", "Times faster", "From–to", "Verdict"], rows)
 
 
