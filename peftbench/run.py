@@ -23,7 +23,7 @@ from peftbench.measuring.memory import PeakMemory, resident
 from peftbench.measuring.sizes import base_bytes, file_bytes, parameter_counts
 from peftbench.models.frozen import hold_in
 from peftbench.sparsity.compact import DENSE_FILE, compact_folder, expand_folder, sparsity_of
-from peftbench.training import dropout
+from peftbench.training import attention, dropout
 from peftbench.training.loop import Loop, Trained
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ class Context:
         asked = self.run.trainer.attention
         if asked != "auto":
             return asked
-        return dropout.ATTENTION if self.device.type == "cpu" else "sdpa"
+        # Our own draws its dropout from a generator of its own, whose state gradient checkpointing does not put back.
+        ours = self.device.type == "cpu" and not self.run.trainer.gradient_checkpointing
+        return attention.NAME if ours else "sdpa"
 
     def autocast(self) -> Any:
         """The precision that every forward pass runs in."""
@@ -134,7 +136,7 @@ def build(context: Context, task: Task) -> Attached:
     context.on_progress("loading", 0, 0)
     with context.clock("load"):
         seed_everything(run.seed)
-        dropout.register_attention()
+        attention.register()
         where: dict[str, Any] = {"attn_implementation": context.attention}
         if context.device.type == "cuda":
             where["device_map"] = {"": str(context.device)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run each benchmark and print its page; returns 0, or 2 if one could not be run."""
     given = sys.argv[1:] if arguments is None else arguments
     chosen = _parser().parse_args(given)
-    options = frame.Options(1 if chosen.quick else chosen.repetitions, chosen.quick, _say)
+    options = frame.Options(1 if chosen.quick else chosen.repetitions, chosen.quick, _say, chosen.data)
     command = shlex.join(["python", "-m", "peftbench.bench", *given])
     out = chosen.out or (None if chosen.quick else OUT)
     code, state = 0, git_state(Path(__file__))
@@ -43,6 +44,13 @@ def _parser() -> argparse.ArgumentParser:
         "--repetitions", type=_positive, default=REPETITIONS, metavar="N", help="rounds (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"default: {OUT}; with --quick nothing is written")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        default=os.environ.get("PEFTBENCH_DATA") or frame.Options.data,
+        help="holds sst2/ and imdb/ with their Parquet files (default: $PEFTBENCH_DATA, or %(default)s)",
+    )
     parser.add_argument("--quick", action="store_true", help="one round on a tiny network, to see that it runs")
     return parser
 

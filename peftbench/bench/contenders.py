@@ -18,7 +18,7 @@ from peftbench.bench.workloads import RANK, Case
 from peftbench.measuring.sizes import base_bytes
 from peftbench.methods import injection
 from peftbench.methods.base import Attached
-from peftbench.training import dropout
+from peftbench.training import attention
 from peftbench.training.optimizer import build_optimizer
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _peer(configure: Configure, *, four_bit: bool = False) -> Build:
 
 def _load(context: Context, case: Case, four_bit: bool) -> Loaded:
     """The base network, by the loader and the seed that `peftbench.run.build` uses."""
-    dropout.register_attention()
+    attention.register()
     where: dict[str, Any] = {"attn_implementation": context.attention}
     if four_bit or context.device.type == "cuda":
         where["device_map"] = {"": str(context.device)}

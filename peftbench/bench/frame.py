@@ -28,6 +28,8 @@ class Options:
     """A moment's work on a tiny network, to see that everything runs; its figures mean nothing."""
     say: Callable[[str], None] = lambda line: None
     """Is told what is being done."""
+    data: Path = Path("../shared/data")
+    """Folder with the real data sets, each in a folder of its own."""
 
 
 class Benchmark(Protocol):

@@ -17,8 +17,6 @@ from torch.autograd.function import once_differentiable
 RESOLUTION = 2**15
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """By the bytes of a floating dtype."""
-ATTENTION = "cpu"
-"""Name under which `attention` is known to transformers."""
 
 
 class Bits:
@@ -34,14 +32,20 @@ class Bits:
     @classmethod
     def keep(cls, shape: torch.Size, dropped: int) -> torch.Tensor:
         """int16 of that shape: 0 (drop) with probability ``dropped / RESOLUTION``, else -1, all bits set."""
+        drawn = cls.below(shape, dropped)
+        drawn >>= 15
+        return drawn.bitwise_not_()
+
+    @classmethod
+    def below(cls, shape: torch.Size, dropped: int) -> torch.Tensor:
+        """int16 of that shape: negative (drop) with probability ``dropped / RESOLUTION``."""
         count = shape.numel()
         words = cls.generator.random_raw(-(-count // 4))
         drawn = torch.from_numpy(words.view(np.int16)[:count]).view(shape)
-        # Uniform in [0, 2^15); less than `dropped` is negative after the subtraction, and its sign fills all 16 bits.
+        # Uniform in [0, 2^15), less `dropped`.
         drawn &= RESOLUTION - 1
         drawn -= dropped
-        drawn >>= 15
-        return drawn.bitwise_not_()
+        return drawn
 
 
 def _kept(x: torch.Tensor, keep: torch.Tensor, scale: float) -> torch.Tensor:
@@ -93,42 +97,3 @@ def install(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.Dropout:
             module.__class__ = CpuDropout
-
-
-def attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **unused: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attention as transformers asks for it: (batch, heads, length, width) in, (batch, length, heads, width) out."""
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if not (module.training and dropout):
-        found = nn.functional.scaled_dot_product_attention(query, key, value, attention_mask, scale=scale)
-        return found.transpose(1, 2).contiguous(), None
-    # Autocast would take softmax, and with it dropout, to float32; the kernel computes in float32 inside anyway.
-    place = query.device.type
-    dtype = torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else query.dtype
-    query, key, value = (part.to(dtype) for part in (query, key, value))
-    with torch.autocast(place, enabled=False):
-        scores = (query * scale) @ key.transpose(2, 3)
-        if attention_mask is not None:
-            scores += attention_mask
-        weights = _dropped(scores.softmax(-1), dropout)
-        return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
-_dropped = dropout
-
-
-def register_attention() -> None:
-    """Make `attention` known to transformers, with the additive mask that its own plain attention gets."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask
-
-    AttentionInterface.register(ATTENTION, attention)
-    AttentionMaskInterface.register(ATTENTION, eager_mask)

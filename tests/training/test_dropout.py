@@ -1,4 +1,4 @@
-"""Dropout: the distribution that is asked for, one mask for both directions, and attention equal to torch's own."""
+"""Dropout: the distribution that is asked for, and one mask for both directions."""
 
 from __future__ import annotations
 
@@ -78,45 +78,3 @@ def test_install_replaces_every_dropout_and_eval_mode_drops_nothing() -> None:
     x = torch.randn(5, 4)
     model.eval()
     assert torch.equal(model(x), model[0](x))
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_attention_equals_torchs_own(training) -> None:
-    """Closed form of what is left once nothing is dropped; with dropout the mean over many masks goes there too."""
-    torch.manual_seed(0)
-    module = nn.Module().train(training)
-    query, key, value = (torch.randn(2, 3, 5, 4, dtype=torch.float64) for _ in range(3))
-    mask = torch.zeros(2, 1, 5, 5, dtype=torch.float64)
-    mask[:, :, :, 3:] = torch.finfo(torch.float64).min
-    expected = nn.functional.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2)
-    exact, _ = dropout.attention(module, query, key, value, mask, dropout=0.0)
-    assert torch.allclose(exact, expected, atol=1e-12)
-    if training:
-        draws = torch.stack([dropout.attention(module, query, key, value, mask, dropout=0.3)[0] for _ in range(4000)])
-        error = draws.std(0) / len(draws) ** 0.5
-        assert not torch.allclose(draws[0], draws[1])
-        assert ((draws.mean(0) - expected).abs() < 6 * error + 1e-3).all()
-
-
-@pytest.mark.parametrize("option", ["bert", "distilbert", "gpt2"])
-def test_a_network_computes_what_it_does_with_transformers_plain_attention(option) -> None:
-    from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, GPT2Config, GPT2Model
-
-    dropout.register_attention()
-    config, network = {
-        "bert": (
-            BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50),
-            BertModel,
-        ),
-        "distilbert": (DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=32, vocab_size=50), DistilBertModel),
-        "gpt2": (GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=50), GPT2Model),
-    }[option]
-    torch.manual_seed(0)
-    plain = network._from_config(config, attn_implementation="eager").eval()
-    ours = network._from_config(config, attn_implementation=dropout.ATTENTION).eval()
-    ours.load_state_dict(plain.state_dict())
-    ids = torch.randint(1, 50, (3, 7))
-    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] * 6 + [0]])
-    with torch.no_grad():
-        first, second = (m(input_ids=ids, attention_mask=mask).last_hidden_state for m in (plain, ours))
-    assert torch.allclose(first[mask.bool()], second[mask.bool()], atol=1e-5)

@@ -1,0 +1,136 @@
+"""Where the time of a LoRA step goes, op by op, as torch's profiler sees it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from peftbench.bench import markdown
+from peftbench.bench.frame import Options
+
+if TYPE_CHECKING:
+    from peftbench.bench.contenders import Contender
+    from peftbench.bench.workloads import Case
+
+ON_DEVICE = True
+WARMUP = 3
+STEPS = 10
+TOP = 15
+KINDS = {
+    "matrix products": r"aten::(mm|addmm|_addmm_activation|mv|addmv)$|bitsandbytes::gem|mkldnn_linear",
+    "attention": r"aten::(bmm|baddbmm|_softmax.*)$|scaled_dot_product|_flash_attention|_efficient_attention",
+    "optimizer and clipping": r"_fused_adam|_foreach_|Optimizer\.|linalg_vector_norm|clip_grad",
+    "normalisation and embedding": r"layer_norm|embedding|index_select|index_put|index_add",
+    "dispatch": r"aten::(view|_unsafe_view|t|transpose|permute|as_strided|empty.*|expand|to|detach|linear|matmul|reshape|"
+    r"unsqueeze|squeeze|select|slice|contiguous|clone|_to_copy|alias|result_type|lift_fresh|split.*|narrow|chunk|"
+    r"is_nonzero|item|_local_scalar_dense|zeros|zeros_like|ones|ones_like|resize_|set_|dropout|gelu_?)$"
+    r"|^autograd::|^detach|Backward\d+$|^torch::autograd",
+}
+"""Which ops are what, by their names, the first that fits; all others are elementwise."""
+ELEMENTWISE = "elementwise: activations, dropout, residuals, casts"
+OUTSIDE = "Python, between ops"
+
+
+def run(options: Options) -> dict[str, Any]:
+    """One profile a workload: sentences as SST-2's, and the lengths of IMDB."""
+    from peftbench.bench.workloads import Case, long_workloads, workloads
+    from peftbench.run import resolve_device
+
+    device = str(resolve_device("auto"))
+    chosen = [workloads(options.quick)[0], *long_workloads(options.quick)]
+    return {"cases": [_case(Case(workload, "attention", device), options) for workload in chosen]}
+
+
+def _case(case: Case, options: Options) -> dict[str, Any]:
+    from peftbench.bench.contenders import enter
+
+    workload = case.workload
+    name = f"{workload.name}, {workload.batch_size} × {workload.length} tokens"
+    options.say(f"profile: {name}")
+    contender, steps = enter(case, "lora"), 2 if options.quick else STEPS
+    for _ in range(WARMUP):
+        contender.step()
+    return {"name": name, "device": case.device, "steps": steps, **measure(contender, steps)}
+
+
+def measure(contender: Contender, steps: int) -> dict[str, Any]:
+    """Milliseconds a step without and with the profiler, and its ops: name, milliseconds and calls a step."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    device = torch.device(contender.case.device)
+    on_gpu = device.type == "cuda"
+    plain = _seconds(contender, steps)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities) as profiler:
+        watched = _seconds(contender, steps)
+    ops = [
+        {
+            "op": event.key,
+            "ms": (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3 / steps,
+            "calls": event.count / steps,
+        }
+        for event in profiler.key_averages()
+    ]
+    ops.sort(key=lambda op: -op["ms"])
+    return {"ms": 1e3 * plain / steps, "profiled_ms": 1e3 * watched / steps, "ops": [op for op in ops if op["ms"] > 0]}
+
+
+def _seconds(contender: Contender, steps: int) -> float:
+    import torch
+
+    from peftbench.measuring.clock import synchronize
+
+    device = torch.device(contender.case.device)
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        contender.step()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def kind(op: str) -> str:
+    """The first of `KINDS` that fits an op's name; a name without a namespace (``Dropout``) is a Function of ours."""
+    return next((name for name, pattern in KINDS.items() if re.search(pattern, op)), ELEMENTWISE)
+
+
+def shares(case: dict[str, Any]) -> dict[str, float]:
+    """Share of the profiled time by kind; what no op accounts for is the last one."""
+    total = max(case["profiled_ms"], sum(op["ms"] for op in case["ops"]))
+    found = dict.fromkeys([*KINDS, ELEMENTWISE], 0.0)
+    for op in case["ops"]:
+        found[kind(op["op"])] += op["ms"] / total
+    return {**found, OUTSIDE: max(0.0, 1 - sum(found.values()))}
+
+
+def page(results: dict[str, Any]) -> str:
+    """Shares of all workloads side by side, then the top ops of each."""
+    cases = results["cases"]
+    intro = (
+        "A step is forward, backward, clipping and fused AdamW of LoRA on q and v with rank 8, no padding. Time is an "
+        "op's own, without the ops that it calls. The profiler slows every op by about the same time, so many small "
+        "ops look dearer than they are: the first row has both times. Dispatch is what computes nothing: views, "
+        "allocation, autograd's bookkeeping and wrappers around kernels."
+    )
+    kinds = list(shares(cases[0]))
+    rows = [["ms a step, plain / profiled", *(f"{case['ms']:.1f} / {case['profiled_ms']:.1f}" for case in cases)]]
+    rows += [[name, *(f"{100 * shares(case)[name]:.1f} %" for case in cases)] for name in kinds]
+    table = markdown.table(["", *(case["name"] for case in cases)], rows)
+    return "\n\n".join([intro, "## Shares", table, *(_top(case) for case in cases)])
+
+
+def _top(case: dict[str, Any]) -> str:
+    total = case["profiled_ms"]
+    rows = [
+        [f"`{op['op']}`", f"{op['ms']:.2f}", f"{100 * op['ms'] / total:.1f} %", f"{op['calls']:.0f}", kind(op["op"])]
+        for op in _first(case["ops"])
+    ]
+    columns = ["Op", "ms a step", "Share", "Calls a step", "Counted as"]
+    return f"## {case['name']}\n\n{markdown.table(columns, rows)}"
+
+
+def _first(ops: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list(ops)[:TOP]

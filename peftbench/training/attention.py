@@ -1,0 +1,119 @@
+"""Attention with dropout on the CPU, a few items at a time so that scores stay in the caches.
+
+torch has no fused attention with dropout there: scores, weights and masks of a whole batch go through memory several
+times, which at IMDB's length takes longer than all linear layers. Here each part of the batch is done from its scores to
+its output. One tensor is kept for the way back: weights P >= 0 leave their sign bit free, and it says what was dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from peftbench.training.dropout import INTEGERS, RESOLUTION, Bits
+
+NAME = "cpu"
+"""Under which `attention` is known to transformers."""
+PART = 2**20
+"""Scores that are worked on at a time, at most: 2 MB in bf16 (more for an item that is longer than that by itself)."""
+
+
+class Attention(torch.autograd.Function):
+    """``O = (P * keep / (1 - p)) V`` with ``P = softmax(s Q K^T + M)`` and ``keep`` Bernoulli(1 - p)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scale: float,
+        dropped: int,
+    ) -> torch.Tensor:
+        """query, key, value: (batch, heads, length, width), one dtype; mask M: added, broadcast to (batch, heads,
+        length, length); dropped: p in units of 1 / `RESOLUTION`. Returns (batch, length, heads, width)."""
+        batch, heads, length, width = query.shape
+        query = query * scale
+        signed = query.new_empty(batch, heads, length, key.shape[2])
+        output = query.new_empty(batch, length, heads, width)
+        for part in _parts(signed):
+            scores = query[part] @ key[part].transpose(2, 3)
+            if mask is not None:
+                scores += mask[part] if mask.shape[0] > 1 else mask
+            torch.softmax(scores, -1, out=signed[part])
+            _drop(signed[part], dropped)
+            output[part] = (signed[part].relu() @ value[part]).transpose(1, 2)
+        ctx.scale, ctx.undo = scale, RESOLUTION / (RESOLUTION - dropped)
+        ctx.save_for_backward(query, key, value, signed)
+        return output.mul_(ctx.undo)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """With D = P * keep and G = dO / (1 - p): dV = D^T G, dP = G V^T * keep, dS = P (dP - rowsum(P dP)),
+        dQ = s dS K, dK = s dS^T Q."""
+        query, key, value, signed = ctx.saved_tensors
+        grad = (grad * ctx.undo).transpose(1, 2)
+        grad_query, grad_key, grad_value = (torch.empty_like(x) for x in (query, key, value))
+        for part in _parts(signed):
+            kept = signed[part].relu()
+            torch.matmul(kept.transpose(2, 3), grad[part], out=grad_value[part])
+            # Where P itself is 0 its gradient is multiplied by 0, whatever was kept.
+            weights = torch.ops.aten.threshold_backward(grad[part] @ value[part].transpose(2, 3), kept, 0)
+            scores = torch._softmax_backward_data(weights, signed[part].abs(), -1, signed.dtype)
+            torch.matmul(scores, key[part], out=grad_query[part])
+            torch.matmul(scores.transpose(2, 3), query[part], out=grad_key[part])
+        return grad_query.mul_(ctx.scale), grad_key, grad_value, None, None, None
+
+
+def _parts(scores: torch.Tensor) -> Iterator[slice]:
+    """Slices of the batch, of `PART` scores at most or of one item."""
+    items = max(1, PART // max(1, scores[0].numel()))
+    return (slice(start, start + items) for start in range(0, len(scores), items))
+
+
+def _drop(weights: torch.Tensor, dropped: int) -> None:
+    """Set the sign bit (in place) of weights >= 0 that are to be dropped."""
+    integer = INTEGERS[weights.element_size()]
+    drawn = Bits.below(weights.shape, dropped).to(integer)
+    drawn &= torch.iinfo(integer).min
+    bits = weights.view(integer)
+    bits |= drawn
+
+
+def attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **unused: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention as transformers asks for it: (batch, heads, length, width) in, (batch, length, heads, width) out."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    dropped = round(dropout * RESOLUTION) if module.training else 0
+    if not dropped:
+        found = nn.functional.scaled_dot_product_attention(query, key, value, attention_mask, scale=scale)
+        return found.transpose(1, 2).contiguous(), None
+    # Autocast would take softmax to float32; the kernel computes in float32 inside anyway.
+    place = query.device.type
+    dtype = torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else query.dtype
+    query, key, value = (part.to(dtype) for part in (query, key, value))
+    with torch.autocast(place, enabled=False):
+        return Attention.apply(query, key, value, attention_mask, scale, min(dropped, RESOLUTION - 1)), None
+
+
+def register() -> None:
+    """Make `attention` known to transformers, with the additive mask that its own plain attention gets."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, eager_mask)
