@@ -125,7 +125,7 @@ class ContextualHook(Hook):
         needed = self.now.only is not None or (self.now.sparse and module.training)
         self.now.weights = token_weights(mask) if needed and mask is not None else None
         self.now.outputs = None
-        if needed and self.sparsity.output_tokens == "dense":
+        if needed and ids is not None and self.sparsity.output_tokens == "dense":
             self.now.outputs = output_tokens(torch.ones_like(ids) if mask is None else mask, self.layout)
 
     def _looked_at(self, batch: Batch) -> tuple[Tensor, ...]:
