@@ -1,5 +1,5 @@
-"""What a sparsely computed base saves: LoRA against LoRA with sparsity=contextual, at long texts and where it is least:
-one text a step, and short ones."""
+"""What a sparsely computed base saves: LoRA against LoRA with sparsity=contextual, at long texts, and at short ones
+and one text a step, where it saves least."""
 
 from __future__ import annotations
 
@@ -36,9 +36,11 @@ def run(options: Options) -> dict[str, Any]:
 
     device = str(resolve_device("auto"))
     long, short = long_workloads(options.quick), workloads(options.quick)[0]
-    small = () if options.quick else (replace(long[0], batch_size=1, steps_per_turn=10),)
+    others = [short]
+    if not options.quick:
+        others += [replace(each, batch_size=1, steps_per_turn=10) for each in (long[0], short)]
     cases = [(Case(workload, "attention", device), True) for workload in long]
-    cases += [(Case(workload, "attention", device), False) for workload in (*small, short)]
+    cases += [(Case(workload, "attention", device), False) for workload in others]
     found = [_case(case, long, options) for case, long in cases]
     return {"rounds": options.repetitions, "warmup_steps": WARMUP, "rank": RANK, "cases": found}
 
