@@ -36,6 +36,9 @@ class Contextual(Sparsity):
     fill: Literal["zero", "mean"]
     """What a hidden channel, or one of v, stands at where it is left out. ``zero`` is the paper's way. ``mean``, over
     the calibration batches, costs no more; channels are then chosen by their distance from it, spread included."""
+    output_tokens: Literal["dense", "sparse"]
+    """Whether the token that a classifier's head reads (the first, in a decoder the last) goes through all hidden
+    channels, as the paper's output tokens do; it costs next to nothing. Other tasks have no such token: ``sparse``."""
     layers: tuple[int, ...] | None
     """Layers (from 0) that may be sparse; null: all but the first sixth, and at least the first."""
     dense_start: float

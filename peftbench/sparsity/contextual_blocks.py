@@ -26,6 +26,8 @@ class Now:
     """The one block that is to be sparse, whatever the mode: calibration."""
     weights: Tensor | None = None
     """See `contextual_predictor.token_weights`."""
+    outputs: Tensor | None = None
+    """Where the head reads each sequence, int64, shape (sequences,), if these tokens are to be dense; else None."""
 
 
 class Block(ABC):
@@ -107,22 +109,50 @@ class FeedForward(Block):
             raise Skip(f"sparsity=contextual: the activation {self.activation} is not 0 at 0: write sparsity.ffn=0")
         # Where both have a trained branch, hidden channels that the first one's alone has made reach the second one's.
         self.choice = Choice(self.channels, narrow=not (is_adapted(self.first) and is_adapted(self.inner)))
+        self._outputs: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
+        """Hidden states of the output tokens and where they are, until the second layer is done."""
+        self._done_twice = 0
         self.first.register_forward_pre_hook(self.enter, with_kwargs=True)
+        self.inner.register_forward_hook(self._leave)
         self._slicings = [slice_layer(self.first, self.choice, "rows"), slice_layer(self.inner, self.choice, "columns")]
 
     def skipped_at(self, ratio: float) -> int:
         """See `Block.skipped_at`."""
         return 2 * self.size * (self.channels - predictor.channels_kept(self.channels, ratio))
 
+    @property
+    def skipped(self) -> int:
+        """See `Block.skipped`; what output tokens cost beside the others counts against it."""
+        return super().skipped - self._done_twice
+
     def _weights(self) -> list[tuple[Tensor, Tensor | None]]:
         return [(base_weight(self.first), base_linear(self.first).bias)]
 
     def _enter(self, x: Tensor | None) -> None:
+        self._outputs, self._done_twice = None, 0
         if x is None:
             self.choice.index = None
             return
         count = predictor.channels_kept(self.channels, self.ratio)
         self.choice.index = predictor.hidden_channels(self.predicted(x), self.activation, count, self.moments)
+        if self.now.outputs is not None:
+            where = (torch.arange(len(x), device=x.device), self.now.outputs)
+            self._outputs = (x[where], where)
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor | None:
+        """The forward hook of the second layer: output tokens get what all channels give."""
+        if self._outputs is None:
+            return None
+        (x, where), self._outputs = self._outputs, None
+        chosen, self.choice.index = self.choice.index, None
+        skipped = [slicing.skipped for slicing in self._slicings]
+        # Their forward functions, as calling the layers would run these hooks again.
+        dense = self.inner.forward(self.activation(self.first.forward(x)))
+        self.choice.index = chosen
+        for slicing, before in zip(self._slicings, skipped, strict=True):
+            slicing.skipped = before
+        self._done_twice = 2 * self.size * self.channels * len(x)
+        return y.index_put(where, dense.to(y.dtype))
 
 
 class Attention(Block):

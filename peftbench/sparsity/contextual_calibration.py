@@ -1,8 +1,9 @@
 """From one target to a ratio for every block: those go furthest whose output the network misses least.
 
-The sensitivity of a block at a ratio is ``||H - H'||^2 / ||H||^2`` over the real tokens of a few training batches: H is
-the last hidden states of the dense network, H' those with this block alone sparse. Dropout is off, so nothing here is
-random. The choice minimises the sum of sensitivities among those that leave out enough (a multiple-choice knapsack).
+The sensitivity of a block at a ratio is ``||H - H'||^2 / ||H||^2`` over a few training batches: H is the last hidden
+states of the dense network, H' those with this block alone sparse, at output tokens where these are told from others
+(the head of a classifier sees no other) and else at all real ones. Dropout is off, so nothing here is random. The
+choice minimises the sum of sensitivities among those that leave out enough (a multiple-choice knapsack).
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Trial:
     batches: list[Batch]
     loss: Callable[[Batch], Tensor]
     """Runs ``model`` on a batch, as training does."""
+    looked_at: Callable[[Batch], tuple[Tensor, ...]]
+    """Index of the hidden states that count."""
     seen: list[Tensor] = field(default_factory=list)
 
     @contextmanager
@@ -64,9 +67,9 @@ class Trial:
             handle.remove()
 
     def hidden(self, batch: Batch) -> Tensor:
-        """Last hidden states of the real tokens, float32, shape (tokens, d)."""
+        """Last hidden states of the tokens that count, float32, shape (tokens, d)."""
         self.loss(batch)
-        return self.seen.pop()[real(batch)].float()
+        return self.seen.pop()[self.looked_at(batch)].float()
 
 
 def real(batch: Batch) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from peftbench.errors import UserError
 from peftbench.sparsity import contextual_calibration as calibration
 from peftbench.sparsity.contextual_blocks import Attention, Block, FeedForward, Now
-from peftbench.sparsity.contextual_layout import find_layers, frozen_linears
+from peftbench.sparsity.contextual_layout import find_layers, frozen_linears, is_classifier, output_tokens
 from peftbench.sparsity.contextual_predictor import token_weights
 from peftbench.training.hooks import Hook
 
@@ -30,16 +30,21 @@ class ContextualHook(Hook):
 
     Raises:
         Skip: the network is not one whose blocks are known.
-        UserError: it has no such layers.
+        UserError: it has no such layers, or no token that could be told from the others as its output.
     """
 
     def __init__(self, sparsity: Contextual, attached: Attached) -> None:
         self.sparsity, self.model, self.now = sparsity, attached.model, Now()
-        layout, self.base, layers = find_layers(attached.model)
+        self.layout, self.base, layers = find_layers(attached.model)
+        if sparsity.output_tokens == "dense" and not is_classifier(attached.model):
+            raise UserError(
+                "sparsity.output_tokens=dense is for classifiers, which read one token of a sequence; here a loss is "
+                "taken at every token and all would be dense: write sparsity.output_tokens=sparse"
+            )
         self.blocks: list[Block] = []
         for number in _chosen_layers(sparsity.layers, len(layers)):
             kinds = [FeedForward] * (sparsity.ffn > 0) + [Attention] * (sparsity.attention > 0)
-            self.blocks += [kind(self.now, number, layers[number], layout) for kind in kinds]
+            self.blocks += [kind(self.now, number, layers[number], self.layout) for kind in kinds]
         self.dense_per_token = sum(rows * columns for layer in layers for rows, columns in frozen_linears(layer))
         self.sensitivities: calibration.Table = {}
         self.steps, self.total_steps = range(0), 0
@@ -55,7 +60,7 @@ class ContextualHook(Hook):
         if self.sparsity.ratio is not None:  # out of reach? then before anything is measured
             calibration.divide(self.sparsity.ratio, savings, savings)
         few = [calibration.few_items(b) for b in itertools.islice(batches, self.sparsity.calibration_batches)]
-        trial = calibration.Trial(self.model, self.base, self.now, few, loss)
+        trial = calibration.Trial(self.model, self.base, self.now, few, loss, self._looked_at)
         if self.sparsity.fill == "mean":
             for block, moments in calibration.input_moments(trial, self.blocks).items():
                 block.stand_at(moments)
@@ -119,6 +124,16 @@ class ContextualHook(Hook):
         self._tokens = 0 if ids is None else ids.numel()
         needed = self.now.only is not None or (self.now.sparse and module.training)
         self.now.weights = token_weights(mask) if needed and mask is not None else None
+        self.now.outputs = None
+        if needed and ids is not None and self.sparsity.output_tokens == "dense":
+            self.now.outputs = output_tokens(torch.ones_like(ids) if mask is None else mask, self.layout)
+
+    def _looked_at(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Index of the hidden states that count in calibration: of output tokens, or of all that are real."""
+        mask = batch.inputs["attention_mask"]
+        if self.sparsity.output_tokens == "dense":
+            return torch.arange(len(mask), device=mask.device), output_tokens(mask, self.layout)
+        return mask.nonzero(as_tuple=True)
 
 
 def _chosen_layers(asked: tuple[int, ...] | None, count: int) -> list[int]:

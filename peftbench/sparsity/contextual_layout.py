@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from peftbench.errors import Skip
 
@@ -31,6 +32,8 @@ class Layout:
     head_width: str
     """Attribute of ``core``: channels of a head."""
     heads: str
+    read: Literal["first", "last"]
+    """Which real token of a sequence a classifier's head reads: its output token."""
     total_width: str | None = None
     """Attribute of ``core``: channels of all heads, where the attention reads it."""
 
@@ -47,6 +50,7 @@ LAYOUTS = {
         second="output.dense",
         head_width="attention_head_size",
         heads="num_attention_heads",
+        read="first",
     ),
     "distilbert": Layout(
         layers="transformer.layer",
@@ -59,6 +63,7 @@ LAYOUTS = {
         second="ffn.lin2",
         head_width="attention_head_size",
         heads="n_heads",
+        read="first",
     ),
     "gpt2": Layout(
         layers="h",
@@ -71,6 +76,7 @@ LAYOUTS = {
         second="mlp.c_proj",
         head_width="head_dim",
         heads="num_heads",
+        read="last",
         total_width="split_size",
     ),
 }
@@ -92,6 +98,23 @@ def find_layers(model: Any) -> tuple[Layout, Any, list[nn.Module]]:
     layout = LAYOUTS[kind]
     base = getattr(network, network.base_model_prefix, network)
     return layout, base, list(base.get_submodule(layout.layers))
+
+
+def output_tokens(mask: Tensor, layout: Layout) -> Tensor:
+    """Where the head of a classifier reads each sequence, int64, shape (sequences,).
+
+    Args:
+        mask: 1 (or True) at real tokens, shape (sequences, length).
+    """
+    if layout.read == "first":
+        return mask.new_zeros(len(mask), dtype=torch.int64)
+    return (mask.bool() * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
+
+
+def is_classifier(model: Any) -> bool:
+    """Whether one token of a sequence is read, by a head that is there for classes."""
+    network = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(network).__name__.endswith("ForSequenceClassification")
 
 
 def frozen_linears(layer: nn.Module) -> Iterator[tuple[int, int]]:

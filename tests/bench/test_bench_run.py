@@ -157,6 +157,10 @@ def test_contextual_is_timed_against_plain_lora(tmp_path) -> None:
         counts = {name: entry["flops_per_token"] for name, entry in case["contenders"].items()}
         assert row[0] == "tiny, 4 × 8 tokens (random weights)"
         assert row[-1] == f"{counts['lora'] / counts['contextual']:.2f}×"
+        (lora,), (sparse,) = (case["contenders"][name]["ms"] for name in ("lora", "contextual"))
+        assert row[5] == f"{lora / (0.25 * lora + 0.75 * sparse):.2f}×", (
+            "0.05 at the start and 0.2 at the end are dense"
+        )
         assert counts["lora"] > 1.1 * counts["contextual"]
         assert case["order"] == [[0, "lora"], [0, "contextual"]]
         assert case["decisions"]["left_out_of_a_sparse_step"] >= 0.25

@@ -70,7 +70,7 @@ def batch(padding: int = 0) -> dict[str, Tensor]:
 
 def options(**changes: Any) -> Contextual:
     given = {"ratio": None, "ffn": 0.75, "attention": 0.5, "layers": None, "dense_start": 0.0, "predictor_rank": 8}
-    given |= {"fill": "zero", "dense_end": 0.0}
+    given |= {"fill": "zero", "dense_end": 0.0, "output_tokens": "sparse"}
     return Contextual(**{"name": "contextual", "calibration_batches": 0, **given, **changes})
 
 
@@ -99,14 +99,28 @@ def chosen(hook: ContextualHook) -> dict[str, list[Tensor]]:
     return found
 
 
-def mask_base(attached: Attached, hook: ContextualHook) -> None:
-    """Turn a plain network into the reference: each frozen layer computed whole, then masked as ``hook`` chose."""
+READ = {"bert": [0, 0, 0, 0], "distilbert": [0, 0, 0, 0], "gpt2": [8, 8, 5, 2]}
+"""The tokens of `batch` that a classifier's head reads."""
+
+
+def mask_base(attached: Attached, hook: ContextualHook, read: list[int] | None = None) -> None:
+    """Turn a plain network into the reference: each frozen layer computed whole, then masked as ``hook`` chose.
+
+    Args:
+        read: tokens that go through all hidden channels, by sequence.
+    """
     base: Any = attached.model
     layers = base.get_base_model().base_model.get_submodule(hook.blocks[0].layout.layers)
     for block in hook.blocks:
         layer, layout = layers[block.number], block.layout
         if isinstance(block, FeedForward):
             keep = _mask(block.choice.index, block.channels)
+            if read is not None:
+                keep = (
+                    keep.expand(4, 9, -1)
+                    .clone()
+                    .index_put_((torch.arange(4), torch.tensor(read)), torch.ones(1).to(keep))
+                )
             _mask_output(layer.get_submodule(layout.first), keep)
             _mask_input(layer.get_submodule(layout.second), keep, block.moments)
         elif isinstance(block, Attention):

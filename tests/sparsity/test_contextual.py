@@ -11,7 +11,7 @@ from peftbench.measuring.flops import flops_per_token
 from peftbench.sparsity.contextual_blocks import Attention, FeedForward
 from peftbench.sparsity.contextual_hook import FRACTION
 
-from .contextual_nets import batch, chosen, given, mask_base, network, sparse
+from .contextual_nets import READ, batch, chosen, given, mask_base, network, sparse
 
 ARCHITECTURES = ["bert", "distilbert", "gpt2"]
 TARGETS = ["qv", "first", "out", "all"]
@@ -27,15 +27,19 @@ def gradients(attached, inputs):
     return logits.detach(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize(("which", "fill"), [*((which, "zero") for which in TARGETS), ("qv", "mean"), ("all", "mean")])
+CASES = [*((which, "zero", "sparse") for which in TARGETS), ("qv", "mean", "sparse"), ("all", "mean", "sparse")]
+CASES += [("qv", "zero", "dense"), ("first", "mean", "dense"), ("all", "mean", "dense")]
+
+
+@pytest.mark.parametrize(("which", "fill", "output_tokens"), CASES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_equals_the_dense_network_with_masked_channels(architecture, which, fill):
+def test_equals_the_dense_network_with_masked_channels(architecture, which, fill, output_tokens):
     attached = network(architecture, which)
     plain = copy.deepcopy(attached)
     dense = plain.model(**batch()).logits
-    hook = sparse(attached, fill=fill, calibration_batches=int(fill == "mean"))
+    hook = sparse(attached, fill=fill, output_tokens=output_tokens, calibration_batches=int(fill == "mean"))
     logits, found = gradients(attached, batch())
-    mask_base(plain, hook)
+    mask_base(plain, hook, READ[architecture] if output_tokens == "dense" else None)
     expected_logits, expected = gradients(plain, batch())
     assert (logits - dense).abs().max() > 0.01, "nothing was left out"
     torch.testing.assert_close(logits, expected_logits, rtol=1e-9, atol=1e-10)
@@ -104,6 +108,28 @@ def test_saves_what_lora_saves(architecture):
     after = get_peft_model_state_dict(attached.model)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_the_head_reads_of_the_last_block_is_exact(architecture):
+    attached = network(architecture)
+    expected = attached.model(**batch()).logits
+    changes = {"layers": (2,), "attention": 0, "ratio": 0.1, "calibration_batches": 1}
+    for output_tokens, same in (("dense", True), ("sparse", False)):
+        attached = network(architecture)
+        hook = sparse(attached, output_tokens=output_tokens, **changes)
+        assert torch.allclose(attached.model(**batch()).logits, expected, rtol=1e-10) == same
+        assert (max(hook.sensitivities["2.ffn"].values()) < 1e-12) == same
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_dense_output_tokens_count(architecture):
+    attached = network(architecture)
+    hook = sparse(attached, output_tokens="dense", attention=0)
+    attached.model(**batch())
+    for block in hook.blocks:
+        # 16 of 64 hidden channels for all 36 tokens, and all of them for four tokens once more.
+        assert block.skipped == 2 * 32 * (36 * (64 - 16) - 4 * 64)
 
 
 def flops(attached):

@@ -123,6 +123,15 @@ def test_sensitivities_are_those_of_one_block_alone():
     assert torch.equal(attached.model(**batch()).logits, network("bert").model(**batch()).logits), "dense again"
 
 
+def test_output_tokens_are_those_of_classifiers():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=3, n_head=2, vocab_size=20, n_positions=8))
+    with pytest.raises(UserError, match=r"for classifiers.*: write sparsity.output_tokens=sparse"):
+        options(output_tokens="dense").hook(Attached(model))
+    assert options().hook(Attached(model)).blocks
+
+
 @pytest.mark.parametrize("architecture", ["bert", "distilbert", "gpt2"])
 def test_moments_are_those_of_real_tokens(architecture):
     attached, seen = network(architecture), {}

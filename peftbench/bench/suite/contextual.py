@@ -1,8 +1,10 @@
-"""What a sparsely computed base saves: LoRA against LoRA with sparsity=contextual, at long and at short texts."""
+"""What a sparsely computed base saves: LoRA against LoRA with sparsity=contextual, at long texts, and at short ones
+and one text a step, where it saves least."""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +35,12 @@ def run(options: Options) -> dict[str, Any]:
     from peftbench.run import resolve_device
 
     device = str(resolve_device("auto"))
-    cases = [(Case(workload, "attention", device), True) for workload in long_workloads(options.quick)]
-    cases.append((Case(workloads(options.quick)[0], "attention", device), False))
+    long, short = long_workloads(options.quick), workloads(options.quick)[0]
+    others = [short]
+    if not options.quick:
+        others += [replace(each, batch_size=1, steps_per_turn=10) for each in (long[0], short)]
+    cases = [(Case(workload, "attention", device), True) for workload in long]
+    cases += [(Case(workload, "attention", device), False) for workload in others]
     found = [_case(case, long, options) for case, long in cases]
     return {"rounds": options.repetitions, "warmup_steps": WARMUP, "rank": RANK, "cases": found}
 
@@ -108,7 +114,8 @@ def page(results: dict[str, Any]) -> str:
         f"{results['rounds']} round(s) after warm-up; a turn begins with an untimed step. A ratio is taken within each "
         "round; shown is the median over rounds, and from the smallest to the largest. A step is forward, backward, "
         "clipping and fused AdamW, after the dense start; choosing channels is part of it, calibration before the "
-        "training is not. FLOPs are counted op by op over a whole step."
+        "training is not. *Whole training* is what follows for all steps, as some at the start and at the end are "
+        "dense. FLOPs are counted op by op over a whole step."
     )
     cases = results["cases"]
     parts = {"Goals": _goals(cases), "Steps": _steps(cases), "What is left out": _left_out(cases)}
@@ -127,7 +134,7 @@ def _goals(cases: list[dict[str, Any]]) -> str:
 
 
 def _steps(cases: list[dict[str, Any]]) -> str:
-    columns = ["", "LoRA, ms/step", "Contextual, ms/step", "Faster", "From–to"]
+    columns = ["", "LoRA, ms/step", "Contextual, ms/step", "Faster", "From–to", "Whole training"]
     columns += ["LoRA, MFLOP/token", "Contextual, MFLOP/token", "Fewer FLOPs"]
     return markdown.table(columns, [_row(case) for case in cases])
 
@@ -141,9 +148,16 @@ def _row(case: dict[str, Any]) -> list[str]:
         *(f"{median(found):.1f}" for found in times),
         markdown.ratio(faster),
         markdown.spread(faster),
+        f"{_whole(case['options'], median(faster)):.2f}×" if faster else markdown.NOTHING,
         *(f"{count / 1e6:.2f}" if count else markdown.NOTHING for count in flops),
         markdown.ratio(ratios(case, "flops_per_token", "lora", "contextual")),
     ]
+
+
+def _whole(options: dict[str, Any], faster: float) -> float:
+    """How much faster all steps together are, of which some are dense."""
+    dense: float = options["dense_start"] + options["dense_end"]
+    return 1 / (dense + (1 - dense) / faster)
 
 
 def _left_out(cases: list[dict[str, Any]]) -> str:
