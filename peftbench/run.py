@@ -25,6 +25,7 @@ from peftbench.models.frozen import hold_in
 from peftbench.sparsity.compact import DENSE_FILE, compact_folder, expand_folder, sparsity_of
 from peftbench.training import attention, dropout
 from peftbench.training.loop import Loop, Trained
+from peftbench.training.primitives import bound_caches
 
 if TYPE_CHECKING:
     from peftbench.config import RunConfig
@@ -86,6 +87,7 @@ def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgres
         Skip: this machine cannot run this combination.
     """
     quiet_libraries()
+    bound_caches()
     device = resolve_device(run.device)
     dtype = precision.resolve(run.trainer.precision, device)
     context = Context(run, folder, record, on_progress, device, dtype, resident(device))

@@ -69,9 +69,11 @@ def measure(name: str, options: Options, command: str, code: dict[str, Any]) -> 
     from peftbench.measuring import precision
     from peftbench.measuring.environment import describe
     from peftbench.run import quiet_libraries, resolve_device
+    from peftbench.training.primitives import bound_caches
 
     benchmark = find(name)
     quiet_libraries()
+    bound_caches()
     device = resolve_device("auto" if benchmark.ON_DEVICE else "cpu")
     environment = {**describe(device, precision.resolve("auto", device)), **code}
     started = datetime.now(UTC)

@@ -37,8 +37,10 @@ def peak(case: Case, name: str) -> dict[str, Any]:
     from peftbench.measuring.clock import synchronize
     from peftbench.measuring.memory import PeakMemory, resident
     from peftbench.run import quiet_libraries
+    from peftbench.training.primitives import bound_caches
 
     quiet_libraries()
+    bound_caches()
     device = torch.device(case.device)
     _steps(replace(case, workload=TINY), name)
     baseline = resident(device)

@@ -13,6 +13,7 @@ than 2^-9 of its weight is the same as in any network merged in bf16.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from peftbench.methods.four_bit import answer
 from peftbench.methods.injection import ADAPTER
 from peftbench.methods.quantization import dense_weight
 
@@ -85,10 +87,10 @@ class Fused:
     scale: float = 1.0
     """``s``; PEFT's own layer has none. `peftbench.methods.hira` folds it into B when saving."""
 
-    def base_weight(self) -> torch.Tensor:
-        """W0, shape (d, k)."""
+    def base_weight(self, dtype: torch.dtype) -> torch.Tensor:
+        """W0, shape (d, k), a 4-bit one dequantized to ``dtype``."""
         base: Any = self.get_base_layer()  # type: ignore[attr-defined]
-        weight = dense_weight(base.weight)
+        weight = dense_weight(base.weight, dtype)
         return weight.T if self.fan_in_fan_out else weight  # type: ignore[attr-defined]
 
     def compute_dtype(self, x: torch.Tensor) -> torch.dtype:
@@ -111,15 +113,16 @@ class Fused:
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]
         a, b, dropout = this.hira_A[ADAPTER], this.hira_B[ADAPTER], this.hira_dropout[ADAPTER]
         dtype = self.compute_dtype(x)
+        source = partial(self.base_weight, dtype)
         if isinstance(dropout, nn.Dropout) and this.training:
             # The base sees x, the update dropout(x): two branches, five products.
-            update = HadamardLinear.apply(dropout(x).to(dtype), a, b, None, self.base_weight, self.scale, True)
+            update = HadamardLinear.apply(dropout(x).to(dtype), a, b, None, source, self.scale, True)
             y = this.base_layer(x)
             return y + update.to(y.dtype)
         bias = this.get_base_layer().bias
-        y = HadamardLinear.apply(x.to(dtype), a, b, bias, self.base_weight, self.scale, False)
+        y = HadamardLinear.apply(x.to(dtype), a, b, bias, source, self.scale, False)
         # A 4-bit layer gives back the dtype it was given.
-        return y.to(x.dtype) if isinstance(self, FusedLinear4bit) else y
+        return answer(y, x) if isinstance(self, FusedLinear4bit) else y
 
 
 class FusedLinear(Fused, Linear):

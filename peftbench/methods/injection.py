@@ -97,7 +97,7 @@ def inject(loaded: Loaded, config: PeftConfig, method: str) -> PeftModel:
     Raises:
         UserError: PEFT refuses the configuration for this network.
     """
-    quantization.keep_unpacked(loaded.model)
+    quantization.prepare(loaded.model)
     try:
         model: Any = get_peft_model(loaded.model, config, adapter_name=ADAPTER)
     except (ValueError, TypeError, NotImplementedError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -45,36 +46,36 @@ def is_four_bit(model: nn.Module) -> bool:
     return bool(getattr(model, "is_loaded_in_4bit", False))
 
 
-def keep_unpacked(model: nn.Module) -> None:
-    """Stop 4-bit layers from repacking their weights for CPU inference in eval mode.
+def prepare(model: nn.Module) -> None:
+    """Let a 4-bit base compute as `peftbench.methods.four_bit` says; any other base is left alone."""
+    if is_four_bit(model):
+        from peftbench.methods import four_bit
 
-    On CPUs with AVX512-BF16 bitsandbytes' ``Linear4bit`` does so at the first forward in eval mode, rounding the block
-    constants to bf16 for good: after a validation in mid-training the base would be another one than before it.
+        four_bit.take_over(model)
+
+
+def dense_weight(weight: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """The weight (d, k) of a linear layer as numbers: itself, or where it is 4-bit dequantized.
+
+    Args:
+        dtype: what to dequantize to; None is float32.
     """
-    if not is_four_bit(model):
-        return
-    from bitsandbytes.nn import Linear4bit
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
-
-
-def dense_weight(weight: torch.Tensor) -> torch.Tensor:
-    """The weight (d, k) of a linear layer as numbers, dequantized where it is 4-bit."""
     state = getattr(weight, "quant_state", None)
     if state is None:
         return weight
+    import torch
     from bitsandbytes.functional import dequantize_4bit
 
-    return dequantize_4bit(weight.data, state)
+    wanted = copy.copy(state)
+    wanted.dtype = dtype or torch.float32
+    return dequantize_4bit(weight.data, wanted)
 
 
 def merge_dense(model: PeftModel) -> nn.Module:
     """Fold a low-rank update into a dequantized copy of its 4-bit base, layer by layer.
 
     Quantizing again (as PEFT's own merge does) would round the update away, so the merged network is a plain dense one
-    in the dtype that the checkpoint was loaded in: as exact as the unmerged one, and as large as a dense base.
+    in float32: as exact as the unmerged one, and as large as a dense base.
     """
     from bitsandbytes.nn import Linear4bit
 

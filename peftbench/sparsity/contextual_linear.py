@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from peftbench.methods.four_bit import answer
 from peftbench.methods.quantization import dense_weight
 
 Side = Literal["rows", "columns"]
@@ -76,8 +77,7 @@ class Sliced:
             if not choice.narrow:
                 y = y.new_zeros(*y.shape[:-1], choice.width).index_copy_(-1, index, y)
         slicing.skipped = (x.numel() // x.shape[-1]) * (choice.width - index.numel()) * weight.shape[1]
-        # A 4-bit layer gives back the dtype it was given.
-        return y.to(x.dtype) if _four_bit(self) else y
+        return answer(y, x) if _four_bit(self) else y
 
     def _taken(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Chosen rows of W, shape (chosen, k), or its chosen columns transposed, shape (chosen, d)."""
@@ -86,7 +86,7 @@ class Sliced:
         if self.slicing.trained:
             return weight.index_select(1, index).T if lies_across else weight.index_select(0, index)
         if _four_bit(self):
-            dense = dense_weight(weight).to(dtype)
+            dense = dense_weight(weight, dtype)
             return dense.index_select(1, index).T if lies_across else dense.index_select(0, index)
         return self._held("weight", weight.T if lies_across else weight, dtype).index_select(0, index)
 

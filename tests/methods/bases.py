@@ -16,7 +16,7 @@ from peftbench.config import Rank
 from peftbench.errors import UserError
 from peftbench.methods.base import Attached, Method
 from peftbench.methods.peft import Peft
-from peftbench.methods.quantization import keep_unpacked
+from peftbench.methods.quantization import prepare
 from peftbench.models.base import Loaded
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
@@ -68,7 +68,7 @@ class Base:
     def load(self, method: Method | None = None, dtype: torch.dtype = torch.float32) -> Loaded:
         kwargs = {} if method is None else method.load_kwargs(run(), self.head, dtype)
         model = AutoModelForSequenceClassification.from_pretrained(self.folder, **kwargs)
-        keep_unpacked(model)
+        prepare(model)
         return Loaded(model.eval(), self.head, self.targets, {})
 
     def attach(self, method: Method, stand_in: Any = None) -> Attached:
