@@ -1,6 +1,6 @@
 """A real Slurm of one node on loopback: munge, MariaDB, slurmdbd, slurmctld and slurmd of our own, in one folder.
 
-Nothing of the machine's own configuration is read or written, and all of it ends with `Cluster.stop`. No cgroups, no
+Nothing of the machine's own configuration is read or written, and all of it ends with `LocalSlurm.stop`. No cgroups, no
 systemd: it runs in a container.
 """
 
@@ -25,7 +25,7 @@ ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser={user}
 SlurmdUser={user}
-AuthInfo=socket={folder}/munge.sock,cred_expire=3
+AuthInfo=socket={folder}/munge.sock,cred_expire=5
 SlurmctldPort={ctld}
 SlurmdPort={slurmd}
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -55,7 +55,7 @@ PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=2
 """
 SLURMDBD_CONF = """
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.sock,cred_expire=3
+AuthInfo=socket={folder}/munge.sock,cred_expire=5
 DbdHost=localhost
 DbdPort={dbd}
 SlurmUser={user}
@@ -74,7 +74,7 @@ def missing() -> list[str]:
     return [name for name in DAEMONS if shutil.which(name, path=_path()) is None]
 
 
-class Cluster:
+class LocalSlurm:
     """The daemons, and the environment in which ``sbatch`` and friends find them."""
 
     def __init__(self, folder: Path) -> None:
