@@ -23,6 +23,7 @@ from peftbench.sweep.progress import Progress, clock
 from peftbench.sweep.slots import slots_for
 from peftbench.sweep.slurm.options import Cluster
 from peftbench.sweep.slurm.ticket import Ticket
+from peftbench.sweep.slurm.watch import clear_up
 
 Place = Launcher | Cluster | None
 """How runs are started, or where; None: on this machine, as ``engine.in_process`` says."""
@@ -144,6 +145,7 @@ def carry_out_plan(plan: Plan, launcher: Place = None) -> list[Record]:
         # All that an engine that was killed had left to do may have been to tidy up.
         end_orphans()
         tidy(plan.points[0].folder.parent)
+        clear_up(plan.points[0].folder.parent)
     return [records[point.run.run_id] for point in plan.points]
 
 
@@ -171,6 +173,7 @@ def runner(
     """
     with Progress(total) as progress, _carrier(points, progress, launcher) as pool:
         yield Runner(pool, progress, before or {})
+    clear_up(points[0].folder.parent)
 
 
 def _carrier(points: Sequence[Point], progress: Progress, launcher: Place) -> Carrier:

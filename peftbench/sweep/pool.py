@@ -23,8 +23,7 @@ from peftbench.sweep.orphans import end_orphans
 from peftbench.sweep.process import ForkServer, InProcess, Launcher, Process, wait_for
 from peftbench.sweep.progress import Progress
 from peftbench.sweep.slots import Slot, slots_for
-from peftbench.sweep.slurm.queue import Queue
-from peftbench.sweep.slurm.watch import POLL_SECONDS, Watch, clear_up
+from peftbench.sweep.slurm.watch import Watch
 
 
 @dataclass
@@ -88,7 +87,6 @@ class Pool(Carrier):
             self._end_all("by Ctrl-C or SIGTERM" if isinstance(error, KeyboardInterrupt) else f"because {error}")
         finally:
             tidy(self._sweep)
-            clear_up(self._sweep, Queue(POLL_SECONDS))
             self._interrupts.__exit__(kind, error, at)
 
     @property

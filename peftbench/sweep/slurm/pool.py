@@ -12,11 +12,10 @@ from typing import Self
 
 from peftbench.errors import UserError
 from peftbench.record import Record
-from peftbench.sweep import claim as claims
 from peftbench.sweep import outcome
 from peftbench.sweep.carrier import Carrier, check_writable
 from peftbench.sweep.child import Judge
-from peftbench.sweep.claim import Claim
+from peftbench.sweep.claim import Claim, tidy
 from peftbench.sweep.grid import Point
 from peftbench.sweep.interrupts import Interrupts
 from peftbench.sweep.progress import Progress
@@ -26,7 +25,7 @@ from peftbench.sweep.slurm.options import Cluster
 from peftbench.sweep.slurm.queue import Ending, Key, Queue, Seen
 from peftbench.sweep.slurm.submit import check_here, log_of, new_name, submit
 from peftbench.sweep.slurm.ticket import Ticket, Wire
-from peftbench.sweep.slurm.watch import clear_up, wait_until_gone
+from peftbench.sweep.slurm.watch import wait_until_gone
 
 LOOK_SECONDS = 0.5
 """Between two looks for records."""
@@ -99,8 +98,7 @@ class SlurmPool(Carrier):
                 )
             for sent in (*self._new, *self._sent):
                 sent.claim.release()
-            clear_up(self._sweep, self._queue, self._names())
-            claims.tidy(self._sweep)
+            tidy(self._sweep)
         finally:
             self._interrupts.__exit__(kind, error, at)
 

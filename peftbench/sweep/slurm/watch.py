@@ -49,16 +49,12 @@ class Watch:
         return None if hand_over(point, None) else "a Slurm job"
 
 
-def clear_up(sweep: Path, queue: Queue, out: Collection[str] = ()) -> None:
-    """Remove what is kept for jobs that have ended; what cannot be known to have is left to the next engine.
-
-    Args:
-        out: names of jobs that are still waited for.
-    """
+def clear_up(sweep: Path) -> None:
+    """Remove what is kept for jobs that have ended; what cannot be known to have is left to the next engine."""
     if not (sweep / FOLDER).is_dir() or shutil.which("squeue") is None:
         return
-    over = set(batches(sweep)) - settle(sweep) - set(out)
-    alive = wait_until_gone(queue, over, CLEAR_SECONDS)
+    over = set(batches(sweep)) - settle(sweep)
+    alive = wait_until_gone(Queue(POLL_SECONDS), over, CLEAR_SECONDS)
     for name in over - (over if alive is None else alive):
         shutil.rmtree(sweep / FOLDER / name, ignore_errors=True)
     with suppress(OSError):

@@ -62,7 +62,7 @@ def assert_once(points: list[Point], found: list[records.Record]) -> None:
     assert [starts(point) for point in points] == [1] * len(points)
     assert not any((point.folder / "overlap").exists() for point in points)
     sweep = points[0].folder.parent
-    assert sorted(path.name for path in sweep.glob(".*")) == [], "nothing is left of tickets, claims and pickles"
+    assert sorted(sweep.glob(".*/**")) == [], "nothing is left of tickets, claims and pickles"
 
 
 def test_every_end_of_a_job_is_a_record(slurm, cluster, noop_points) -> None:
