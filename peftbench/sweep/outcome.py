@@ -21,6 +21,8 @@ CORRUPT = "record.corrupt.json"
 PREVIOUS = "record.previous.json"
 INTERRUPTED = "interrupted"
 """How the reason of a run begins that was ended together with its engine: it is run again without being asked."""
+BY_ENGINE = "recorded_by_engine"
+"""In the environment of records that an engine wrote in place of the run."""
 TAIL_BYTES = 4000
 TAIL_LINES = 40
 
@@ -55,6 +57,11 @@ def record_of(point: Point) -> Record | None:
     """The record in the point's folder, if it is of this configuration and can be read."""
     held = read(point.folder)
     return held if held is not None and held.config_hash == point.run.hash else None
+
+
+def is_own(record: Record) -> bool:
+    """Whether the run wrote its record itself, so that nobody else can know better how it ended."""
+    return BY_ENGINE not in record.environment
 
 
 def is_interrupted(record: Record) -> bool:
@@ -125,7 +132,7 @@ def finish(
     """
     record = blank_record(point, started or datetime.now(UTC))
     record.status, record.reason, record.ended = status, reason, datetime.now(UTC).isoformat()
-    record.environment |= circumstances or {}
+    record.environment |= {**(circumstances or {}), BY_ENGINE: True}
     record.log_tail = None if started is None else log_tail(point.folder) or (tail(log) if log else None)
     with writing(point.folder):
         write_config(point)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peftbench.sweep.claim import Claim
-from peftbench.sweep.outcome import record_of
+from peftbench.sweep.outcome import is_own, record_of
 from peftbench.sweep.pool import Pool
 from peftbench.sweep.process import ForkServer
 from peftbench.sweep.progress import Progress
@@ -48,7 +48,7 @@ def main(task: Task) -> None:
         claim.release()
         return
     held = record_of(point)
-    if held is not None and held.status != "killed":
+    if held is not None and is_own(held):
         print(f"{point.run.run_id} has its record ({held.status})")
         claim.release()
         return

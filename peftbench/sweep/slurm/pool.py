@@ -57,8 +57,8 @@ class _Sent:
 class SlurmPool(Carrier):
     """Jobs at work; see `Carrier`.
 
-    A job is left alone when its engine ends, and found again by the next one. A record with the status ``killed``
-    counts only once the job has left the queue: it may have been started again, and Slurm knows better why it ended.
+    A job is left alone when its engine ends, and found again by the next one. A record that the run has not written
+    itself counts only once the job has left the queue: it may be started again, or Slurm knows better why it ended.
 
     Raises:
         UserError: there is no Slurm here, or the options do not go with these points.
@@ -153,7 +153,7 @@ class SlurmPool(Carrier):
     def _job_of(self, point: Point) -> Ticket | None:
         """The ticket of a job whose end has yet to become this point's record."""
         held, record = Ticket.read(point), outcome.record_of(point)
-        if held is None or (record is not None and record.status != "killed"):
+        if held is None or (record is not None and outcome.is_own(record)):
             return None
         if (held.name, held.index) in self._queue.answer([held.name]):
             return held
@@ -197,7 +197,7 @@ class SlurmPool(Carrier):
     def _hear(self, sent: _Sent) -> None:
         """Take a record that stands, and judge the validations that have come."""
         record = outcome.record_of(sent.point)
-        if record is not None and record.status != "killed":
+        if record is not None and outcome.is_own(record):
             self._take(sent, record)
         elif sent.judge is not None:
             for index, figures in sent.wire.news():
@@ -231,7 +231,7 @@ class SlurmPool(Carrier):
         if sent.gone is None:
             sent.gone = time.monotonic()
         record = outcome.record_of(sent.point)
-        if record is not None and record.status != "killed":
+        if record is not None and outcome.is_own(record):
             return record
         end = self._queue.ending(sent.ticket)
         late = time.monotonic() - sent.gone > PATIENCE
@@ -240,7 +240,7 @@ class SlurmPool(Carrier):
         if end is None:
             end = Ending("?", "gone from the queue, and sacct does not know it")
         if end.state == "COMPLETED" and record is not None:
-            return record  # the run was killed, and not by Slurm
+            return record  # the run was ended, and not by Slurm
         if end.state == "COMPLETED" and not late:
             return None
         return outcome.finish(
@@ -263,6 +263,6 @@ class SlurmPool(Carrier):
         wait_until_gone(self._queue, self._names(), PATIENCE)
         for sent in self._sent:
             with suppress(UserError):
-                if (record := outcome.record_of(sent.point)) is None or record.status == "killed":
+                if (record := outcome.record_of(sent.point)) is None or not outcome.is_own(record):
                     outcome.finish(sent.point, "killed", f"{outcome.INTERRUPTED} {why}", started=sent.began)
             tickets.drop(sent.point)

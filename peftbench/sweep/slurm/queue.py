@@ -48,8 +48,6 @@ class Ending:
             minutes: how long the job was allowed to take.
         """
         said = f"Slurm job {self.job}"
-        # srun and the shell say 128 + n of a process that signal n ended.
-        signal = self.signal or (self.code - 128 if self.code > 128 else 0)
         match self.state:
             case "OUT_OF_MEMORY":
                 return "oom", f"{said} was ended for using more than hydra.launcher.memory"
@@ -64,8 +62,8 @@ class Ending:
                 return "killed", f"{said} was preempted and not started again"
             case "NODE_FAIL" | "BOOT_FAIL":
                 return "killed", f"the node of {said} failed ({self.state})"
-            case "FAILED" if signal:
-                return "killed", f"{said} was ended by signal {signal}"
+            case "FAILED" if self.signal:
+                return "killed", f"{said} was ended by signal {self.signal}"
             case "FAILED":
                 return "failed", f"{said} ended with exit code {self.code} and left no record"
             case "COMPLETED":

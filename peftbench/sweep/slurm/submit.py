@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +52,8 @@ def submit(tasks: Sequence[Task], cluster: Cluster) -> str:
 
     runs = [task.point.run for task in tasks]
     folder = tasks[0].point.folder.parent.absolute() / FOLDER / tasks[0].ticket.name
-    executor = submitit.SlurmExecutor(folder=folder)
+    # In place of the shell, whose exit code would hide the signal that ended it.
+    executor = submitit.SlurmExecutor(folder=folder, python=f"exec {shlex.quote(sys.executable)}")
     limit = cluster.at_a_time(runs) or len(tasks)
     executor.update_parameters(**cluster.options.arguments(runs, tasks[0].ticket.name, limit))
     try:

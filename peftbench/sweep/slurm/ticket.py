@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from peftbench.record import read, write_atomically
 from peftbench.sweep.claim import Claim
-from peftbench.sweep.outcome import writing
+from peftbench.sweep.outcome import is_own, writing
 
 if TYPE_CHECKING:
     from peftbench.sweep.grid import Point
@@ -90,7 +90,7 @@ def settle(sweep: Path) -> set[str]:
     names = set()
     for ticket in (sweep / FOLDER).glob(f"*{_TICKET}"):
         record = read(sweep / ticket.name.removesuffix(_TICKET))
-        if record is not None and record.status != "killed":
+        if record is not None and is_own(record):
             for suffix in (_TICKET, _REPORTS, _VERDICT):
                 ticket.with_suffix(suffix).unlink(missing_ok=True)
         else:

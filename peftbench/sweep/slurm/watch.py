@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftbench.sweep.outcome import record_of
+from peftbench.sweep.outcome import is_own, record_of
 from peftbench.sweep.slurm.queue import Queue
 from peftbench.sweep.slurm.ticket import FOLDER, Ticket, batches, drop, hand_over, settle
 
@@ -37,7 +37,7 @@ class Watch:
         if (ticket := Ticket.read(point)) is None:
             return None
         record = record_of(point)
-        if record is not None and record.status != "killed":
+        if record is not None and is_own(record):
             drop(point)
             return None
         self._names.add(ticket.name)

@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """These take minutes and need packages of the system: they are run by ``make test-slurm``."""
     if "slurm" not in config.option.markexpr:
         for item in items:
-            if "slurm" in item.keywords:
+            if item.get_closest_marker("slurm") is not None:
                 item.add_marker(pytest.mark.skip(reason="starts a Slurm of its own: make test-slurm"))
 
 
