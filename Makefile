@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test soak demo sweep search report sync dashboard bench clean
+.PHONY: help setup lint test test-slurm soak demo sweep search report sync dashboard bench clean
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  ARGS=... is passed on:  make sweep ARGS='method=lora,hira rank=4,8 seed=0,1'"
 
 setup: $(STAMP) ## Create .venv and install everything, at the pinned versions
@@ -29,6 +29,9 @@ lint: $(STAMP) ## ruff and mypy
 
 test: $(STAMP) lint ## Everything that CI runs
 	$(BIN)/pytest $(ARGS)
+
+test-slurm: $(STAMP) ## Sweeps on a real Slurm of one node that the tests start: needs slurm-wlm munge slurmdbd mariadb-server
+	$(BIN)/pytest -m slurm -n 0 tests/sweep/slurm $(ARGS)
 
 soak: $(STAMP) ## Hundreds of sweeps that are killed, filled up and torn at random moments; takes a while
 	$(BIN)/pytest -m soak tests/sweep $(ARGS)

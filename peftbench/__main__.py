@@ -18,14 +18,14 @@ from peftbench.cli.overrides import command, rewrite
 from peftbench.cli.paths import CONF, register_plugins
 from peftbench.errors import UserError
 
-composed: list[tuple[DictConfig, tuple[str, ...]]] = []
+composed: list[tuple[DictConfig, tuple[str, ...], DictConfig]] = []
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def compose(config: DictConfig) -> None:
     """Without ``-m``: keep what was composed for `main`; raised in here, an error would be printed twice."""
     hydra_config = HydraConfig.get()
-    composed.append((config, command(hydra_config.job.config_name, hydra_config.overrides.task)))
+    composed.append((config, command(hydra_config.job.config_name, hydra_config.overrides.task), hydra_config.launcher))
 
 
 def main() -> None:
@@ -44,8 +44,10 @@ def main() -> None:
         if composed:
             from peftbench.sweep.command import carry_out
             from peftbench.sweep.grid import single_point
+            from peftbench.sweep.slurm.options import chosen
 
-            carry_out([single_point(*composed.pop())])
+            config, overrides, launcher = composed.pop()
+            carry_out([single_point(config, overrides)], launcher=chosen(launcher))
     except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
         print(f"peftbench: {explain(error)}", file=sys.stderr)
         sys.exit(2)

@@ -8,7 +8,7 @@ import pkgutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -48,11 +48,13 @@ class Job:
     """Whether somebody decides after each validation if the run goes on."""
     execute: str = EXECUTE
     """``module:function`` of what a run is; see `peftbench.run.execute`."""
+    where: Mapping[str, Any] = field(default_factory=dict)
+    """What the record says of the place."""
 
     @property
-    def circumstances(self) -> dict[str, int]:
+    def circumstances(self) -> dict[str, Any]:
         """What the record says of how it was carried out."""
-        return {"jobs": self.jobs, "attempt": self.attempt}
+        return {"jobs": self.jobs, "attempt": self.attempt, **self.where}
 
     @property
     def log(self) -> Path:

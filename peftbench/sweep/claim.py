@@ -29,13 +29,16 @@ class Claim:
     descriptor: int
 
     @classmethod
-    def take(cls, point: Point) -> Claim | None:
+    def take(cls, point: Point, suffix: str = "") -> Claim | None:
         """Claim a point; None while another engine has it.
+
+        Args:
+            suffix: of the file's name, for what else only one may have of a point.
 
         Raises:
             UserError: the folder cannot be written, or its file system has no locks.
         """
-        path = point.folder.parent / FOLDER / point.run.run_id
+        path = point.folder.parent / FOLDER / f"{point.run.run_id}{suffix}"
         while True:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)

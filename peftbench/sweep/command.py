@@ -10,29 +10,32 @@ from pathlib import Path
 from peftbench import report
 from peftbench.errors import UserError
 from peftbench.record import FILE, Record
-from peftbench.sweep.engine import Plan, carry_out_plan
+from peftbench.sweep.engine import Place, Plan, carry_out_plan
 from peftbench.sweep.grid import Point
-from peftbench.sweep.process import Launcher
+from peftbench.sweep.slurm.options import Cluster
 
 
-def carry_out(points: Sequence[Point], *, left_out: int = 0, launcher: Launcher | None = None) -> None:
+def carry_out(points: Sequence[Point], *, left_out: int = 0, launcher: Place = None) -> None:
     """Run what is not done yet, write the report, print the table.
 
     Exits with 1 if any point failed, with 2 if there was nothing that could run, and returns otherwise.
 
     Args:
         left_out: points of the grid that ``hydra.sweeper.where`` has left out.
-        launcher: how runs are started; None: as ``engine.in_process`` says.
+        launcher: how runs are started, or where.
 
     Raises:
         UserError: there are no points, ``engine.fail_fast`` is set and one failed, or records cannot be written.
     """
     if not points:
         raise UserError("hydra.sweeper.where leaves out every point" if left_out else "the grid has no points")
+    cluster = launcher if isinstance(launcher, Cluster) else None
+    if cluster is not None:
+        cluster.options.check([point.run for point in points])
     plan = Plan.of(points)
     print(plan.describe() + (f" ({left_out} left out by where)" if left_out else ""), flush=True)
     if points[0].run.engine.dry_run:
-        for line in plan.lines():
+        for line in plan.lines(cluster):
             print(line)
         return
     try:

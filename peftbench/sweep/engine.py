@@ -10,16 +10,23 @@ from datetime import datetime
 from statistics import mean
 
 from peftbench.errors import UserError
-from peftbench.record import Record, read
+from peftbench.record import Record
+from peftbench.sweep.carrier import FINE, Carrier
 from peftbench.sweep.child import Judge
 from peftbench.sweep.claim import Claim, tidy
 from peftbench.sweep.grid import Point
 from peftbench.sweep.orphans import end_orphans
-from peftbench.sweep.outcome import blank_record, finish, is_interrupted
-from peftbench.sweep.pool import FINE, Pool
+from peftbench.sweep.outcome import blank_record, finish, is_interrupted, record_of
+from peftbench.sweep.pool import Pool
 from peftbench.sweep.process import Launcher
 from peftbench.sweep.progress import Progress, clock
 from peftbench.sweep.slots import slots_for
+from peftbench.sweep.slurm.options import Cluster
+from peftbench.sweep.slurm.ticket import Ticket
+from peftbench.sweep.slurm.watch import clear_up
+
+Place = Launcher | Cluster | None
+"""How runs are started, or where; None: on this machine, as ``engine.in_process`` says."""
 
 __all__ = ["Plan", "Runner", "blank_record", "carry_out_plan", "runner", "stop_at"]
 
@@ -63,16 +70,25 @@ class Plan:
         parts += [f"{len(self.impossible)} skipped"] if self.impossible else []
         return f"sweep {self.points[0].run.sweep}: {', '.join(parts)} -> {self.points[0].folder.parent}"
 
-    def lines(self) -> Iterator[str]:
-        """One line a point, for a dry run, and how long the rest will take."""
+    def lines(self, cluster: Cluster | None = None) -> Iterator[str]:
+        """One line a point, for a dry run, and how long the rest will take.
+
+        Args:
+            cluster: where they would be carried out; None: here.
+        """
         for point in self.points:
             run_id = point.run.run_id
             state = "done" if run_id in self.done else "skip" if run_id in self.impossible else "run "
+            state = "sent" if state == "run " and Ticket.read(point) is not None else state
             yield f"{state}  {run_id}  {self.impossible.get(run_id, ' '.join(point.overrides))}"
         if self.todo:
-            jobs = len(slots_for([point.run for point in self.points]))
+            runs = [point.run for point in self.points]
+            here = len(slots_for(runs)) if cluster is None else cluster.at_a_time(runs)
+            jobs = min(here or len(self.todo), len(self.todo))
             seconds = self.estimate(jobs)
-            how = f"{jobs} at a time" if jobs > 1 else "one after another"
+            how = (
+                "one after another" if jobs == 1 else f"{jobs} at a time" if here else "all at a time, once they start"
+            )
             yield f"about {clock(seconds)}, {how}" if seconds else "no run has finished yet: no estimate of the time"
 
     def estimate(self, jobs: int) -> float | None:
@@ -91,12 +107,6 @@ class Plan:
         return sum(mean(took[setting]) if setting in took else overall for setting in settings) / jobs
 
 
-def record_of(point: Point) -> Record | None:
-    """The record in the point's folder, if it is of this configuration and can be read."""
-    held = read(point.folder)
-    return held if held is not None and held.config_hash == point.run.hash else None
-
-
 def is_done(record: Record, point: Point) -> bool:
     """Whether a record that was there before stands."""
     if point.run.engine.rerun or is_interrupted(record):
@@ -112,7 +122,7 @@ def duration(record: Record) -> float | None:
         return None
 
 
-def carry_out_plan(plan: Plan, launcher: Launcher | None = None) -> list[Record]:
+def carry_out_plan(plan: Plan, launcher: Place = None) -> list[Record]:
     """Run every point of the plan that is to be run; returns the records of all points in order.
 
     Raises:
@@ -135,6 +145,7 @@ def carry_out_plan(plan: Plan, launcher: Launcher | None = None) -> list[Record]
         # All that an engine that was killed had left to do may have been to tidy up.
         end_orphans()
         tidy(plan.points[0].folder.parent)
+        clear_up(plan.points[0].folder.parent)
     return [records[point.run.run_id] for point in plan.points]
 
 
@@ -150,24 +161,33 @@ def stop_at(record: Record, point: Point) -> None:
 
 @contextmanager
 def runner(
-    points: Sequence[Point], total: int, before: Mapping[str, Record] | None = None, launcher: Launcher | None = None
+    points: Sequence[Point], total: int, before: Mapping[str, Record] | None = None, launcher: Place = None
 ) -> Iterator[Runner]:
-    """What carries out points while the block lasts; whatever still runs at its end is ended.
+    """What carries out points while the block lasts; what still runs at its end is ended, on this machine.
 
     Args:
         points: points of the sweep; the first one says how they are carried out.
         total: how many there will be.
         before: records that are there and do not count, by run id.
-        launcher: how runs are started; None: as ``engine.in_process`` says.
+        launcher: how runs are started, or where.
     """
-    with Progress(total) as progress, Pool(points, progress, launcher) as pool:
+    with Progress(total) as progress, _carrier(points, progress, launcher) as pool:
         yield Runner(pool, progress, before or {})
+    clear_up(points[0].folder.parent)
+
+
+def _carrier(points: Sequence[Point], progress: Progress, launcher: Place) -> Carrier:
+    if not isinstance(launcher, Cluster):
+        return Pool(points, progress, launcher)
+    from peftbench.sweep.slurm.pool import SlurmPool
+
+    return SlurmPool(points, progress, launcher)
 
 
 class Runner:
     """Points in, records out: in order, as slots become free; points that another engine has are waited for."""
 
-    def __init__(self, pool: Pool, progress: Progress, before: Mapping[str, Record]) -> None:
+    def __init__(self, pool: Carrier, progress: Progress, before: Mapping[str, Record]) -> None:
         self._pool = pool
         self._before = before
         self._todo: deque[Point] = deque()
@@ -219,9 +239,11 @@ class Runner:
     def _start(self, point: Point) -> None:
         """Start a run of the point, unless another engine has it, or has left its record since we looked."""
         claim = Claim.take(point)
-        if claim is None:
+        if (who := "another engine" if claim is None else self._pool.held_by(point)) or claim is None:
+            if claim is not None:
+                claim.release()
             self._elsewhere.append(point)
-            self.progress.elsewhere(point.run.run_id)
+            self.progress.elsewhere(point.run.run_id, who)
             return
         held = record_of(point)
         if held is not None and not is_interrupted(held) and held != self._before.get(point.run.run_id):

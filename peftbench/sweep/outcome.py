@@ -21,6 +21,8 @@ CORRUPT = "record.corrupt.json"
 PREVIOUS = "record.previous.json"
 INTERRUPTED = "interrupted"
 """How the reason of a run begins that was ended together with its engine: it is run again without being asked."""
+BY_ENGINE = "recorded_by_engine"
+"""In the environment of records that an engine wrote in place of the run."""
 TAIL_BYTES = 4000
 TAIL_LINES = 40
 
@@ -49,6 +51,17 @@ def verdict(end: Exit) -> tuple[Status, str]:
     if end.signal is not None:
         return "killed", f"the process was ended by {end.signal}; see {LOG}"
     return "failed", f"the process ended with exit code {end.code} and left no record; see {LOG}"
+
+
+def record_of(point: Point) -> Record | None:
+    """The record in the point's folder, if it is of this configuration and can be read."""
+    held = read(point.folder)
+    return held if held is not None and held.config_hash == point.run.hash else None
+
+
+def is_own(record: Record) -> bool:
+    """Whether the run wrote its record itself, so that nobody else can know better how it ended."""
+    return BY_ENGINE not in record.environment
 
 
 def is_interrupted(record: Record) -> bool:
@@ -105,20 +118,22 @@ def finish(
     *,
     started: datetime | None = None,
     circumstances: Mapping[str, Any] | None = None,
+    log: Path | None = None,
 ) -> Record:
     """Write the record of a point that could not write its own.
 
     Args:
         started: None if it has not been started.
         circumstances: what the record says of how it was carried out.
+        log: read where the run itself has not logged anything.
 
     Raises:
         UserError: it cannot be written.
     """
     record = blank_record(point, started or datetime.now(UTC))
     record.status, record.reason, record.ended = status, reason, datetime.now(UTC).isoformat()
-    record.environment |= circumstances or {}
-    record.log_tail = None if started is None else log_tail(point.folder)
+    record.environment |= {**(circumstances or {}), BY_ENGINE: True}
+    record.log_tail = None if started is None else log_tail(point.folder) or (tail(log) if log else None)
     with writing(point.folder):
         write_config(point)
         record.write(point.folder)
@@ -127,7 +142,12 @@ def finish(
 
 def log_tail(folder: Path) -> str | None:
     """The last lines of a run's log; None if there is none, or nothing in it."""
-    with suppress(OSError), (folder / LOG).open("rb") as file:
+    return tail(folder / LOG)
+
+
+def tail(log: Path) -> str | None:
+    """The last lines of a file; None if there is none, or nothing in it."""
+    with suppress(OSError), log.open("rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
         lines = file.read().decode("utf-8", errors="replace").splitlines()
         return "\n".join(lines[-TAIL_LINES:]) or None

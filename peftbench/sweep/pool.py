@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from peftbench.errors import UserError
-from peftbench.record import Record, Status, read
+from peftbench.record import Record, Status
 from peftbench.sweep import outcome
+from peftbench.sweep.carrier import FINE, Carrier, check_writable
 from peftbench.sweep.child import Job, Judge
 from peftbench.sweep.claim import Claim, tidy
 from peftbench.sweep.grid import Point
@@ -23,9 +22,8 @@ from peftbench.sweep.interrupts import Interrupts
 from peftbench.sweep.orphans import end_orphans
 from peftbench.sweep.process import ForkServer, InProcess, Launcher, Process, wait_for
 from peftbench.sweep.progress import Progress
-from peftbench.sweep.slots import slots_for
-
-FINE = ("ok", "skipped", "pruned")
+from peftbench.sweep.slots import Slot, slots_for
+from peftbench.sweep.slurm.watch import Watch
 
 
 @dataclass
@@ -46,31 +44,39 @@ class _Run:
         return outcome.finish(self.point, status, reason, started=self.started, circumstances=self.job.circumstances)
 
 
-class Pool:
-    """Runs at work, at most one a slot.
+class Pool(Carrier):
+    """Runs of this machine, at most one a slot.
 
     Args:
         points: something of the sweep; its first point says how it is carried out.
         launcher: how runs are started; None: as ``engine.in_process`` says.
+        slots: what they may use; None: as ``engine.jobs`` says.
 
     Raises:
         UserError: the sweep's folder cannot be written, or a run names the GPU of others.
     """
 
-    def __init__(self, points: Sequence[Point], progress: Progress, launcher: Launcher | None = None) -> None:
+    def __init__(
+        self,
+        points: Sequence[Point],
+        progress: Progress,
+        launcher: Launcher | None = None,
+        slots: Sequence[Slot] | None = None,
+    ) -> None:
         self._engine = points[0].run.engine
         self._sweep = points[0].folder.parent
         self._progress = progress
         self._launcher = launcher or (InProcess() if self._engine.in_process else ForkServer())
         self._interrupts = Interrupts()
-        self._slots = slots_for([point.run for point in points])
+        self._slots = slots or slots_for([point.run for point in points])
+        self._cluster = Watch()
         self._free = list(reversed(self._slots))
         self._runs: list[_Run] = []
         self._ended: list[Record] = []
         self._warm = False
 
     def __enter__(self) -> Self:
-        _check_writable(self._sweep)
+        check_writable(self._sweep)
         self.end_orphans()
         self._interrupts.__enter__()
         return self
@@ -85,38 +91,35 @@ class Pool:
 
     @property
     def free(self) -> bool:
-        """Whether another run can be started."""
+        """See `Carrier.free`."""
         return bool(self._free)
 
     @property
     def busy(self) -> bool:
-        """Whether there is a record to wait for."""
+        """See `Carrier.busy`."""
         return bool(self._runs or self._ended)
 
+    def held_by(self, point: Point) -> str | None:
+        """See `Carrier.held_by`: a Slurm job, sent by an engine that has ended.
+
+        Raises:
+            UserError: it cannot be asked for here.
+        """
+        return self._cluster.holder(point)
+
     def end_orphans(self) -> None:
-        """End what an engine that was killed has left behind: it may hold the claim of a point."""
+        """See `Carrier.end_orphans`."""
         if ended := end_orphans():
             self._progress.say(f"{ended} process{'es' * (ended != 1)} of an engine that was killed: ended")
 
     def start(self, point: Point, claim: Claim, judge: Judge | None = None) -> None:
-        """Start a run of a claimed point in a free slot; the claim is released with its end.
-
-        Args:
-            judge: decides after each validation whether the run goes on.
-
-        Raises:
-            UserError: its folder cannot be written.
-        """
-        job = Job(point, self._free.pop(), len(self._slots), 1, judge is not None, self._launcher.execute)
+        """See `Carrier.start`."""
+        slot, launcher = self._free.pop(), self._launcher
+        job = Job(point, slot, len(self._slots), 1, judge is not None, launcher.execute, launcher.circumstances)
         self._launch(_Run(job, claim, judge))
 
     def wait(self, seconds: float | None = None) -> list[Record]:
-        """Records of runs that have ended; waits for the first one, at most ``seconds``.
-
-        Raises:
-            KeyboardInterrupt: the user wants to stop.
-            UserError: a record cannot be written.
-        """
+        """See `Carrier.wait`."""
         limit = None if seconds is None else time.monotonic() + seconds
         while not self._ended:
             with self._interrupts.allowed():
@@ -157,7 +160,7 @@ class Pool:
             end = run.process.exit() or outcome.Exit(timed_out=True)
         if end is None:
             return
-        record = _own_record(run) or run.finish(*outcome.verdict(end))
+        record = outcome.record_of(run.point) or run.finish(*outcome.verdict(end))
         self._runs.remove(run)
         if record.status not in FINE and run.job.attempt <= run.point.run.engine.retries:
             again = replace(run.job, attempt=run.job.attempt + 1)
@@ -176,26 +179,7 @@ class Pool:
         for run in self._runs:
             # On a full disk there will be no record, and then too the point is run again.
             with suppress(UserError):
-                if _own_record(run) is None:
+                if outcome.record_of(run.point) is None:
                     run.finish("killed", f"{outcome.INTERRUPTED} {why}")
             run.claim.release()
         self._runs.clear()
-
-
-def _own_record(run: _Run) -> Record | None:
-    """What the run itself has written: there was no record when it began."""
-    record = read(run.point.folder)
-    return record if record is not None and record.config_hash == run.point.run.hash else None
-
-
-def _check_writable(folder: Path) -> None:
-    """Find out before the first run that nothing could be written.
-
-    Raises:
-        UserError: with the reason, and what to write instead.
-    """
-    with outcome.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        # It has no name, so nothing can be left of it.
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"is there room?")

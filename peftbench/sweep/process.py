@@ -54,6 +54,8 @@ class Launcher(ABC):
 
     def __init__(self, execute: str = EXECUTE) -> None:
         self.execute = execute
+        self.circumstances: dict[str, Any] = {}
+        """What records say of where runs are started."""
 
     @abstractmethod
     def warm(self, interrupts: Interrupts) -> None:

@@ -51,11 +51,11 @@ class Progress:
         """A line about the sweep as a whole."""
         self._console.print(line, markup=False)
 
-    def elsewhere(self, run_id: str) -> None:
-        """A point is with another engine."""
+    def elsewhere(self, run_id: str, who: str | None) -> None:
+        """A point is with somebody else."""
         if run_id not in self._elsewhere:
             self._elsewhere.add(run_id)
-            self.say(f"{run_id} is with another engine: waiting for its record")
+            self.say(f"{run_id} is with {who}: waiting for its record")
 
     def begin(self, run_id: str) -> None:
         """A run begins (again, if it is tried once more)."""

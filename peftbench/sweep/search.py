@@ -19,10 +19,10 @@ from peftbench.sweep import command, engine, search_result
 from peftbench.sweep.child import Judge
 from peftbench.sweep.grid import Point, load, parse
 from peftbench.sweep.outcome import writing
-from peftbench.sweep.process import Launcher
 from peftbench.sweep.search_options import SearchOptions
 from peftbench.sweep.search_space import Space
 from peftbench.sweep.search_study import counted, opened, pruner, sampler
+from peftbench.sweep.slurm.options import Cluster
 from peftbench.sweep.where import Where
 
 if TYPE_CHECKING:
@@ -36,11 +36,18 @@ FINE = ("ok", "skipped", "pruned")
 
 
 def carry_out(
-    loader: ConfigLoaderImpl, master: DictConfig, options: Mapping[str, Any], arguments: Sequence[str]
+    loader: ConfigLoaderImpl,
+    master: DictConfig,
+    options: Mapping[str, Any],
+    arguments: Sequence[str],
+    launcher: engine.Place = None,
 ) -> None:
     """Search up to ``n_trials`` finished trials in all, write the best configuration and the report.
 
     Exits with 1 if any run failed, with 2 if no trial could run, and returns otherwise.
+
+    Args:
+        launcher: how runs are started, or where.
 
     Raises:
         UserError: options, dimensions or objectives are wrong, or the study there is of another search.
@@ -55,6 +62,9 @@ def carry_out(
     points = [compose(overrides) for overrides in space.probes()]
     first = points[0]
     _refuse_rerun(first)
+    if isinstance(launcher, Cluster):
+        launcher = launcher.for_search()
+        launcher.options.check([point.run for point in points])
     if settings.where is not None:
         Where(settings.where).keep([point.run for point in points])
     lines = [f"search {first.run.sweep}: {settings.sampler}, {settings.n_trials} trials -> {first.folder.parent}"]
@@ -64,7 +74,7 @@ def carry_out(
     lines += [] if settings.pruner == "none" else [f"  pruned by {settings.pruner}"]
     print("\n".join(lines), flush=True)
     if not first.run.engine.dry_run:
-        _search(settings, space, compose, points)
+        _search(settings, space, compose, points, launcher)
 
 
 def _search(
@@ -72,7 +82,7 @@ def _search(
     space: Space,
     compose: Compose,
     points: Sequence[Point],
-    launcher: Launcher | None = None,
+    launcher: engine.Place = None,
 ) -> None:
     run, folder = points[0].run, points[0].folder.parent
     with writing(folder), opened(settings, folder, run.sweep, _identity(settings, space, points)) as study:

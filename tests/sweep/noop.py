@@ -56,7 +56,9 @@ def execute(run, folder: Path, record, on_progress) -> None:
             if len((folder / "starts").read_text().split()) <= int(value):
                 raise RuntimeError("not yet")
         case "curve":
+            value, _, pause = value.partition(":")
             for index in range(1, int(value) + 1):
+                time.sleep(float(pause or 0))
                 on_progress("training", 10 * index, 10 * int(value), {"validation/accuracy": run.seed + index / 100})
         case "children":
             for _ in range(2):

@@ -57,18 +57,20 @@ class PeftbenchSweeper(Sweeper):
         """Carry out the grid or the search; see `peftbench.sweep.command.carry_out` for the exit codes."""
         from peftbench.sweep.command import carry_out
         from peftbench.sweep.grid import grid_points, meeting
+        from peftbench.sweep.slurm.options import chosen
 
         assert self.hydra_context is not None
         loader: Any = self.hydra_context.config_loader
         params: Any = self.params
+        launcher = chosen(self.config.hydra.launcher)
         if self.search:
             from peftbench.sweep import search
 
             if self.zip:
                 raise UserError("hydra.sweeper.zip is for grids: a search samples each dimension by itself")
             options = {"params": params, "where": self.where, **self.search}
-            search.carry_out(loader, self.config, options, arguments)
+            search.carry_out(loader, self.config, options, arguments, launcher)
         else:
             points = grid_points(loader, self.config, params, arguments, [list(names) for names in self.zip or ()])
-            chosen = meeting(points, self.where)
-            carry_out(chosen, left_out=len(points) - len(chosen))
+            kept = meeting(points, self.where)
+            carry_out(kept, left_out=len(points) - len(kept), launcher=launcher)

@@ -1,0 +1,268 @@
+"""The engine's side: points go out as job arrays, and each comes back as the record of its job or as its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from peftbench.errors import UserError
+from peftbench.record import Record
+from peftbench.sweep import outcome
+from peftbench.sweep.carrier import Carrier, check_writable
+from peftbench.sweep.child import Judge
+from peftbench.sweep.claim import Claim, tidy
+from peftbench.sweep.grid import Point
+from peftbench.sweep.interrupts import Interrupts
+from peftbench.sweep.progress import Progress
+from peftbench.sweep.slurm import ticket as tickets
+from peftbench.sweep.slurm.job import Task
+from peftbench.sweep.slurm.options import Cluster
+from peftbench.sweep.slurm.queue import Ending, Key, Queue, Seen
+from peftbench.sweep.slurm.submit import check_here, log_of, new_name, submit
+from peftbench.sweep.slurm.ticket import Ticket, Wire
+from peftbench.sweep.slurm.watch import wait_until_gone
+
+LOOK_SECONDS = 0.5
+"""Between two looks for records."""
+PATIENCE = 60.0
+"""Seconds in which a shared disk and Slurm's accounting are given to show what has become of a job."""
+
+
+@dataclass
+class _Sent:
+    """A point whose job is out, or about to be sent."""
+
+    point: Point
+    claim: Claim
+    judge: Judge | None
+    ticket: Ticket
+    wire: Wire = field(init=False)
+    began: datetime | None = None
+    gone: float | None = None
+    """Since when the job is not in the queue."""
+
+    def __post_init__(self) -> None:
+        self.wire = Wire(self.point)
+
+    @property
+    def key(self) -> Key:
+        return self.ticket.name, self.ticket.index
+
+
+class SlurmPool(Carrier):
+    """Jobs at work; see `Carrier`.
+
+    A job is left alone when its engine ends, and found again by the next one. A record that the run has not written
+    itself counts only once the job has left the queue: it may be started again, or Slurm knows better why it ended.
+
+    Raises:
+        UserError: there is no Slurm here, or the options do not go with these points.
+    """
+
+    def __init__(self, points: Sequence[Point], progress: Progress, cluster: Cluster) -> None:
+        runs = [point.run for point in points]
+        cluster.options.check(runs)
+        check_here()
+        self._cluster = cluster
+        self._engine = points[0].run.engine
+        self._sweep = points[0].folder.parent
+        self._progress = progress
+        self._room = (cluster.search and cluster.at_a_time(runs)) or cluster.options.array_size
+        self._queue = Queue(cluster.options.poll)
+        self._interrupts = Interrupts()
+        self._new: list[_Sent] = []
+        self._sent: list[_Sent] = []
+        self._ended: list[Record] = []
+        self._filling = True
+
+    def __enter__(self) -> Self:
+        check_writable(self._sweep)
+        self._interrupts.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._interrupts.ignore()
+        try:
+            stopped = isinstance(error, KeyboardInterrupt)
+            if error is not None and (self._cluster.options.cancel or not stopped):
+                self._cancel("by Ctrl-C or SIGTERM" if stopped else f"because {error}")
+            elif self._sent:
+                names = " ".join(f"--name={name}" for name in self._names())
+                self._progress.say(
+                    f"{len(self._sent)} jobs go on: the same command waits for them, and scancel {names} ends them"
+                )
+            for sent in (*self._new, *self._sent):
+                sent.claim.release()
+            tidy(self._sweep)
+        finally:
+            self._interrupts.__exit__(kind, error, at)
+
+    @property
+    def free(self) -> bool:
+        """See `Carrier.free`; a search fills up at once, a grid when all of the last array has ended."""
+        return self._filling and len(self._new) + len(self._sent) < self._room
+
+    @property
+    def busy(self) -> bool:
+        """See `Carrier.busy`."""
+        return bool(self._new or self._sent or self._ended)
+
+    def held_by(self, point: Point) -> str | None:
+        """See `Carrier.held_by`: a job that has the point is ours."""
+        return None
+
+    def start(self, point: Point, claim: Claim, judge: Judge | None = None) -> None:
+        """Have a point's job sent with the next array, or wait for the one that an earlier engine has sent.
+
+        Raises:
+            UserError: see `Carrier.start`; or Slurm does not answer, and such a job may be at work.
+        """
+        held = self._job_of(point)
+        if held is not None:
+            self._sent.append(_Sent(point, claim, judge, held))
+            self._progress.say(f"{point.run.run_id} has been sent before: waiting for its job ({held.name})")
+        else:
+            self._new.append(_Sent(point, claim, judge, Ticket("", 0, "")))
+
+    def wait(self, seconds: float | None = None) -> list[Record]:
+        """See `Carrier.wait`."""
+        if self._new:
+            self._send()
+        self._filling = self._cluster.search
+        limit = float("inf") if seconds is None else time.monotonic() + seconds
+        while not self._ended:
+            self._look()
+            for sent in [sent for sent in self._sent if sent.began is not None]:
+                self._hear(sent)
+            if self._ended or time.monotonic() >= limit:
+                break
+            with self._interrupts.allowed():
+                time.sleep(max(0.0, min(LOOK_SECONDS, limit - time.monotonic())))
+        self._filling = self._filling or not self._sent
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _names(self) -> list[str]:
+        return sorted({sent.ticket.name for sent in self._sent})
+
+    def _job_of(self, point: Point) -> Ticket | None:
+        """The ticket of a job whose end has yet to become this point's record."""
+        held, record = Ticket.read(point), outcome.record_of(point)
+        if held is None or (record is not None and outcome.is_own(record)):
+            return None
+        if (held.name, held.index) in self._queue.answer([held.name]):
+            return held
+        # It has ended while nobody looked. What is not to be tried again gets its record from Slurm's accounting.
+        return held if record is None and not self._engine.retry_failed else None
+
+    def _send(self) -> None:
+        """Send what is new: tickets first, so that whoever comes after us knows what may be out.
+
+        Raises:
+            UserError: Slurm refuses, or the folders cannot be written.
+            KeyboardInterrupt: the user wants to stop.
+        """
+        name, now = new_name(self._sweep.name), datetime.now(UTC).isoformat()
+        tasks: list[Task] = []
+        for sent in list(self._new):
+            if said := outcome.begin(sent.point):
+                self._progress.say(said)
+            with outcome.writing(sent.point.folder):
+                (sent.point.folder / outcome.LOG).unlink(missing_ok=True)
+            before, sent.ticket = Ticket.read(sent.point), Ticket(name, len(tasks), now)
+            if not tickets.hand_over(sent.point, sent.ticket) and before is not None:
+                sent.ticket = before  # a job that Slurm did not show us is at work at it
+            else:
+                tasks.append(
+                    Task(sent.point, sent.ticket, sent.judge is not None, self._cluster.execute, self._cluster.preload)
+                )
+            self._new.remove(sent)
+            self._sent.append(sent)
+        if not tasks:
+            return
+        try:
+            job = submit(tasks, self._cluster)
+        except UserError:
+            with self._interrupts.allowed():
+                pass  # Ctrl-C ends sbatch too, and is the better reason
+            raise
+        what = f"job {job}" if len(tasks) == 1 else f"array {job} of {len(tasks)} jobs"
+        self._progress.say(f"sent to Slurm: {what} ({name})")
+
+    def _hear(self, sent: _Sent) -> None:
+        """Take a record that stands, and judge the validations that have come."""
+        record = outcome.record_of(sent.point)
+        if record is not None and outcome.is_own(record):
+            self._take(sent, record)
+        elif sent.judge is not None:
+            for index, figures in sent.wire.news():
+                if (reason := sent.judge(index, figures)) is not None:
+                    sent.wire.end(reason)
+
+    def _look(self) -> None:
+        """Find the jobs that have left the queue and no record that stands."""
+        alive = self._queue.alive(self._names())
+        if alive is None:
+            return
+        for sent in list(self._sent):
+            seen = alive.get(sent.key)
+            if seen is not None:
+                self._show(sent, seen)
+            elif (record := self._ended_as(sent)) is not None:
+                self._take(sent, record)
+
+    def _show(self, sent: _Sent, seen: Seen) -> None:
+        sent.gone = None
+        if seen.state == "RUNNING" and sent.began is None:
+            sent.began = datetime.now(UTC)
+            self._progress.begin(sent.point.run.run_id)
+            self._progress.update(sent.point.run.run_id, f"job {seen.job} on {seen.where}", 0, 0)
+        elif seen.state == "PENDING" and sent.began is not None:
+            sent.began = None
+            self._progress.say(f"{sent.point.run.run_id} waits to be started again (job {seen.job})")
+
+    def _ended_as(self, sent: _Sent) -> Record | None:
+        """The record of a job that is not in the queue; None: what has become of it is not known yet."""
+        if sent.gone is None:
+            sent.gone = time.monotonic()
+        record = outcome.record_of(sent.point)
+        if record is not None and outcome.is_own(record):
+            return record
+        end = self._queue.ending(sent.ticket)
+        late = time.monotonic() - sent.gone > PATIENCE
+        if end is None and not late:
+            return None
+        if end is None:
+            end = Ending("?", "gone from the queue, and sacct does not know it")
+        if end.state == "COMPLETED" and record is not None:
+            return record  # the run was ended, and not by Slurm
+        if end.state == "COMPLETED" and not late:
+            return None
+        return outcome.finish(
+            sent.point,
+            *end.verdict(self._cluster.options.time),
+            started=sent.began or datetime.fromisoformat(sent.ticket.sent),
+            circumstances={"jobs": 1, "attempt": 1, "slurm_job": end.job},
+            log=log_of(tickets.batch(sent.point, sent.ticket), end.job),
+        )
+
+    def _take(self, sent: _Sent, record: Record) -> None:
+        tickets.drop(sent.point)
+        sent.claim.release()
+        self._sent.remove(sent)
+        self._ended.append(record)
+
+    def _cancel(self, why: str) -> None:
+        """End every job that is out, wait until it is gone, and say in its record that this was not its fault."""
+        self._queue.cancel(self._names())
+        wait_until_gone(self._queue, self._names(), PATIENCE)
+        for sent in self._sent:
+            with suppress(UserError):
+                if (record := outcome.record_of(sent.point)) is None or not outcome.is_own(record):
+                    outcome.finish(sent.point, "killed", f"{outcome.INTERRUPTED} {why}", started=sent.began)
+            tickets.drop(sent.point)
