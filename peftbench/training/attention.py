@@ -96,8 +96,13 @@ def attention(
     dropout: float = 0.0,
     **unused: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attention as transformers asks for it: (batch, heads, length, width) in, (batch, length, heads, width) out."""
+    """Attention as transformers asks for it: (batch, heads, length, width) in, (batch, length, heads, width) out.
+
+    The heads of key and value may be fewer, a divisor of the query's.
+    """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if (groups := query.shape[1] // key.shape[1]) > 1:  # grouped queries share a head of key and value
+        key, value = (part.repeat_interleave(groups, 1) for part in (key, value))
     dropped = round(dropout * RESOLUTION) if module.training else 0
     if not dropped:
         found = nn.functional.scaled_dot_product_attention(query, key, value, attention_mask, scale=scale)

@@ -86,9 +86,18 @@ def test_attention_equals_torchs_own(training) -> None:
         assert ((draws.mean(0) - expected).abs() < 6 * error + 1e-3).all()
 
 
-@pytest.mark.parametrize("option", ["bert", "distilbert", "gpt2"])
+@pytest.mark.parametrize("option", ["bert", "distilbert", "gpt2", "llama"])
 def test_a_network_computes_what_it_does_with_transformers_plain_attention(option) -> None:
-    from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, GPT2Config, GPT2Model
+    from transformers import (
+        BertConfig,
+        BertModel,
+        DistilBertConfig,
+        DistilBertModel,
+        GPT2Config,
+        GPT2Model,
+        LlamaConfig,
+        LlamaModel,
+    )
 
     attention.register()
     config, network = {
@@ -98,6 +107,17 @@ def test_a_network_computes_what_it_does_with_transformers_plain_attention(optio
         ),
         "distilbert": (DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=32, vocab_size=50), DistilBertModel),
         "gpt2": (GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=50), GPT2Model),
+        "llama": (  # grouped queries
+            LlamaConfig(
+                hidden_size=16,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                intermediate_size=32,
+                vocab_size=50,
+            ),
+            LlamaModel,
+        ),
     }[option]
     torch.manual_seed(0)
     plain = network._from_config(config, attn_implementation="eager").eval()
