@@ -123,9 +123,9 @@ def _intro(results: dict[str, Any]) -> str:
     return (
         f"{len(results['rates']) * len(results['seeds'])} runs: {', '.join(results['rates'])} with seeds "
         f"{', '.join(map(str, results['seeds']))}; {results['base']}, {results['sentences']:,} sentences of SST-2 each "
-        f"(data {results['fingerprint'][:12]}), one epoch, rank 8 on query and value, learning rates {rates}, evaluated "
-        f"on the same {results['dev']} dev sentences. Times are wall clock from the start of a process to its end, "
-        "imports and loading in it. Seed by seed: ours (one engine for the four), then the scripts one by one. The "
+        f"(data {results['fingerprint'][:12]}), one epoch, rank 8 on query and value, learning rates {rates}, "
+        f"evaluated on the same {results['dev']} dev sentences. Times are wall clock from the start of a process to its "
+        "end, imports and loading in it. Seed by seed: ours (one engine for the four), then the scripts one by one. The "
         "script is `peftbench/bench/trainer_script.py`; plain LoRA stands in for Sparse LoRA, which Trainer has not."
     )
 
