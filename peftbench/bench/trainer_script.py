@@ -1,4 +1,4 @@
-"""Fine-tune a sequence classifier with transformers' Trainer and PEFT: what `peftbench.bench.suite.sweep` is up against.
+"""Fine-tune a sequence classifier with transformers' Trainer and PEFT: the peer of `peftbench.bench.suite.sweep`.
 
 Written as its users write it, at the libraries' defaults, and without anything of peftbench:
 
@@ -60,8 +60,9 @@ def main() -> None:
 
     files = {"train": f"{args.data}/train.parquet", "validation": f"{args.data}/validation.parquet"}
     data = load_dataset("parquet", data_files=files).map(tokenize, batched=True)
+    model = load_model(args)
     trainer = Trainer(
-        model=load_model(args),
+        model=model,
         args=TrainingArguments(
             output_dir=args.output,
             num_train_epochs=1,
@@ -85,7 +86,7 @@ def main() -> None:
         "correct": (guesses == predicted.label_ids).astype(int).tolist(),
         "train_seconds": trained.metrics["train_runtime"],
         "steps": trained.global_step,
-        "trainable": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "trainable": model.num_parameters(only_trainable=True),
         "threads": torch.get_num_threads(),
     }
     (Path(args.output) / "result.json").write_text(json.dumps(result), encoding="utf-8")

@@ -1,8 +1,8 @@
 """Attention with dropout on the CPU, a few items at a time so that scores stay in the caches.
 
 torch has no fused attention with dropout there: scores, weights and masks of a whole batch go through memory several
-times, which at IMDB's length takes longer than all linear layers. Here each part of the batch is done from its scores to
-its output. One tensor is kept for the way back: weights P >= 0 leave their sign bit free, and it says what was dropped.
+times, which at IMDB's length takes longer than all linear layers. Here each part of the batch is done from its scores
+to its output. One tensor is kept for the way back: weights P >= 0 leave a sign bit free, which says what was dropped.
 """
 
 from __future__ import annotations

@@ -20,12 +20,13 @@ STEPS = 10
 TOP = 15
 KINDS = {
     "matrix products": r"aten::(mm|addmm|_addmm_activation|mv|addmv)$|bitsandbytes::gem|mkldnn_linear",
-    "attention": r"aten::(bmm|baddbmm|_softmax.*)$|scaled_dot_product|_flash_attention|_efficient_attention",
+    "attention": r"aten::(bmm|baddbmm|_?softmax.*|relu|threshold_backward|abs)$|scaled_dot_product|_flash_attention"
+    r"|_efficient_attention|^Attention",
     "optimizer and clipping": r"_fused_adam|_foreach_|Optimizer\.|linalg_vector_norm|clip_grad",
-    "normalisation and embedding": r"layer_norm|embedding|index_select|index_put|index_add",
-    "dispatch": r"aten::(view|_unsafe_view|t|transpose|permute|as_strided|empty.*|expand|to|detach|linear|matmul|reshape|"
-    r"unsqueeze|squeeze|select|slice|contiguous|clone|_to_copy|alias|result_type|lift_fresh|split.*|narrow|chunk|"
-    r"is_nonzero|item|_local_scalar_dense|zeros|zeros_like|ones|ones_like|resize_|set_|dropout|gelu_?)$"
+    "normalisation and embedding": r"native_layer_norm|embedding|index_select|index_put|index_add",
+    "dispatch": r"aten::(view|_unsafe_view|t|transpose|permute|as_strided|empty.*|expand|to|detach|linear|matmul|"
+    r"reshape|unsqueeze|squeeze|select|slice|contiguous|clone|_to_copy|alias|result_type|lift_fresh|split.*|narrow|"
+    r"chunk|is_nonzero|item|_local_scalar_dense|zeros|zeros_like|ones|ones_like|resize_|set_|layer_norm|dropout)$"
     r"|^autograd::|^detach|Backward\d+$|^torch::autograd",
 }
 """Which ops are what, by their names, the first that fits; all others are elementwise."""

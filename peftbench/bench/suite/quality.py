@@ -108,10 +108,10 @@ def page(results: dict[str, Any]) -> str:
     splits = results["data"]["splits"]
     intro = (
         f"LoRA on {results['base']}, {splits['train']['size']:,} sentences of SST-2, one epoch, the same "
-        f"{len(results['seeds'])} seeds for every way; the checkpoint that {splits['validation']['size']:,} validation "
-        f"sentences chose is evaluated on {splits['evaluation']['size']} dev sentences. A seed gives every way the same "
-        "head and adapter to begin with. Differences are paired by item and seed, with the 95 % interval of "
-        "`peftbench.report.compare`; one that holds 0 is within noise."
+        f"{len(results['seeds'])} seeds for every way; the checkpoint that {splits['validation']['size']:,} "
+        f"validation sentences chose is evaluated on {splits['evaluation']['size']} dev sentences. A seed gives every "
+        "way the same head and adapter to begin with. Differences are paired by item and seed, with the 95 % interval "
+        "of `peftbench.report.compare`; one that holds 0 is within noise."
     )
     rows = [_row(way, runs) for way, runs in results["ways"].items()]
     columns = ["", "dev, %", "From–to", "validation, %", "From–to", "Tokens needed / computed"]

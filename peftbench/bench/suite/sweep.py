@@ -59,8 +59,10 @@ def _seed(setting: Setting, seed: int, options: Options) -> list[dict[str, Any]]
     blocks = [block("ours", **rivals.ours(setting, f"s{seed}", seed, f"engine.jobs={JOBS}"))]
     blocks.append(peers("trainer", tuple(rivals.METHODS)))
     if seed == 0:
-        blocks.append(block("alone", **rivals.ours(setting, "alone", seed, "engine.jobs=1")))
-        blocks += [peers("matched", ("lora",), *AS_OURS), peers("padded", PADDED, "--pad-to-max")]
+        if not options.quick:
+            blocks.append(block("alone", **rivals.ours(setting, "alone", seed, "engine.jobs=1")))
+        padded = PADDED[:1] if options.quick else PADDED
+        blocks += [peers("matched", ("lora",), *AS_OURS), peers("padded", padded, "--pad-to-max")]
     return blocks
 
 
@@ -123,10 +125,11 @@ def _intro(results: dict[str, Any]) -> str:
     return (
         f"{len(results['rates']) * len(results['seeds'])} runs: {', '.join(results['rates'])} with seeds "
         f"{', '.join(map(str, results['seeds']))}; {results['base']}, {results['sentences']:,} sentences of SST-2 each "
-        f"(data {results['fingerprint'][:12]}), one epoch, rank 8 on query and value, learning rates {rates}, evaluated "
-        f"on the same {results['dev']} dev sentences. Times are wall clock from the start of a process to its end, "
-        "imports and loading in it. Seed by seed: ours (one engine for the four), then the scripts one by one. The "
-        "script is `peftbench/bench/trainer_script.py`; plain LoRA stands in for Sparse LoRA, which Trainer has not."
+        f"(data {results['fingerprint'][:12]}), one epoch, rank 8 on query and value, learning rates {rates}, "
+        f"evaluated on the same {results['dev']} dev sentences. Times are wall clock from the start of a process to "
+        "its end, imports and loading in it. Seed by seed: ours (one engine for the four), then the scripts one by "
+        "one. The script is `peftbench/bench/trainer_script.py`; plain LoRA stands in for Sparse LoRA, which Trainer "
+        "has not."
     )
 
 
