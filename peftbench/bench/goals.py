@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
-Figure = Literal["ms", "memory_bytes", "frozen_linear_bytes", "flops_per_token"]
+Figure = Literal["ms", "memory_bytes", "frozen_linear_bytes", "flops_per_token", "state_bytes", "file_bytes"]
 Verdict = Literal["met", "not met", "not measured"]
 CaseResult = Mapping[str, Any]
 """One case of the results of `peftbench.bench.suite.steps`."""

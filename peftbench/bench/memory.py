@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from peftbench.bench.workloads import TINY, Case
 
+if TYPE_CHECKING:
+    from peftbench.bench.contenders import Contender
+
+Enter = Callable[[Case, str], "Contender"]
 STEPS = 3
 """The optimizer's state is there from the first on; the others are for the allocator to settle."""
 
 
-def in_fresh_process(case: Case, name: str) -> dict[str, Any]:
+def in_fresh_process(case: Case, name: str, enter: Enter | None = None) -> dict[str, Any]:
     """`peak`, in a new process.
 
     Raises:
@@ -24,16 +29,19 @@ def in_fresh_process(case: Case, name: str) -> dict[str, Any]:
     context = get_context("forkserver")
     context.set_forkserver_preload(["peftbench.sweep.preload"])
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        return pool.submit(peak, case, name).result()
+        return pool.submit(peak, case, name, enter).result()
 
 
-def peak(case: Case, name: str) -> dict[str, Any]:
+def peak(case: Case, name: str, enter: Enter | None = None) -> dict[str, Any]:
     """``bytes`` (peak above what the process used before the model was loaded) and ``source`` of some steps.
 
     Loading itself is not part of it. The same contender first does its steps on a tiny network: otherwise libraries
     that are paged in meanwhile would count, about as much for each, and bring all ratios closer to one.
+
+    Args:
+        enter: builds the contender, a function that can be imported; None is that of `peftbench.bench.contenders`.
     """
-    from peftbench.bench.contenders import enter
+    from peftbench.bench import contenders
     from peftbench.measuring.clock import synchronize
     from peftbench.measuring.memory import PeakMemory, resident
     from peftbench.run import quiet_libraries
@@ -42,19 +50,16 @@ def peak(case: Case, name: str) -> dict[str, Any]:
     quiet_libraries()
     bound_caches()
     device = torch.device(case.device)
-    _steps(replace(case, workload=TINY), name)
+    enter = enter or contenders.enter
+    _steps(enter(replace(case, workload=TINY), name))
     baseline = resident(device)
     contender = enter(case, name)
     with PeakMemory(device, baseline) as memory:
-        for _ in range(STEPS):
-            contender.step()
+        _steps(contender)
         synchronize(device)
     return {"bytes": memory.bytes, "source": memory.source}
 
 
-def _steps(case: Case, name: str) -> None:
-    from peftbench.bench.contenders import enter
-
-    contender = enter(case, name)
+def _steps(contender: Contender) -> None:
     for _ in range(STEPS):
         contender.step()

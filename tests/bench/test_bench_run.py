@@ -169,3 +169,18 @@ def test_contextual_is_timed_against_plain_lora(tmp_path) -> None:
     assert [row[-1] for row in goals] == ["not met"], (
         "a network of two layers leaves out less; short texts have no goal"
     )
+
+
+def test_what_pruning_saves_is_counted_on_what_is_left(tmp_path) -> None:
+    assert main(["pruning", "--quick", "--out", str(tmp_path)]) == 0
+    (raw,) = tmp_path.glob("*.json")
+    page, results = raw.with_suffix(".md").read_text(), json.loads(raw.read_text())["results"]
+    entries = results["contenders"]
+    assert results["order"] == [[0, "before"], [0, "pruned"], [0, "small"]]
+    assert entries["pruned"]["state_bytes"] == entries["small"]["state_bytes"] == entries["before"]["state_bytes"] / 2
+    assert entries["unstructured"]["state_bytes"] == entries["before"]["state_bytes"]
+    assert "ms" not in entries["unstructured"]
+    verdicts = {row[0]: row[-1] for row in cells(page, "Goals")}
+    assert [verdicts[text] for text in verdicts if "file" in text] == ["met", "met"]
+    rows = cells(page, "Contenders")
+    assert rows[1][2] == f"{entries['pruned']['ms'][0] / entries['before']['ms'][0]:.3f}×"
