@@ -178,7 +178,7 @@ def test_ctrl_c_leaves_the_jobs_and_says_so_or_cancels_them(slurm, cluster, noop
     assert f"scancel --name={ticket.name}" in said
     assert records.read(point.folder) is None
     second = start_engine(tmp_path, points, cluster(cancel=True))
-    until(lambda: "has been sent before" in second.stdout.readline())
+    until(lambda: "sent before" in second.stdout.readline())
     second.send_signal(signal.SIGINT)
     second.communicate()
     assert is_interrupted(records.read(point.folder))
