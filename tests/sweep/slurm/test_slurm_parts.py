@@ -147,6 +147,16 @@ def test_a_job_that_is_started_again_replaces_what_its_first_try_left(noop_point
     assert not list(Wire(point).news())
 
 
+def test_retries_and_the_timeout_of_the_engine_hold_inside_a_job(noop_points) -> None:
+    (flaky,), (slow,) = noop_points("flaky:1", retries=1), noop_points("sleep:600", timeout=1.0)
+    for point in (flaky, slow):
+        hand_over(point, ticket())
+        job.main(task(point, ticket()))
+    record = records.read(flaky.folder)
+    assert (record.status, record.environment["attempt"], record.environment["jobs"]) == ("ok", 2, 1)
+    assert "engine.timeout" in records.read(slow.folder).reason
+
+
 def test_a_run_is_judged_through_files(noop_points) -> None:
     (point,) = noop_points("curve:4")
     hand_over(point, ticket())
