@@ -38,6 +38,8 @@ def carry_out(points: Sequence[Point], *, left_out: int = 0, launcher: Place = N
         for line in plan.lines(cluster):
             print(line)
         return
+    if cluster is not None and plan.todo:
+        cluster.check_here()
     try:
         records = carry_out_plan(plan, launcher)
     finally:

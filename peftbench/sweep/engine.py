@@ -239,15 +239,24 @@ class Runner:
     def _start(self, point: Point) -> None:
         """Start a run of the point, unless another engine has it, or has left its record since we looked."""
         claim = Claim.take(point)
-        if (who := "another engine" if claim is None else self._pool.held_by(point)) or claim is None:
-            if claim is not None:
-                claim.release()
-            self._elsewhere.append(point)
-            self.progress.elsewhere(point.run.run_id, who)
+        if claim is None:
+            self._leave(point, "another engine")
             return
+        try:
+            who = self._pool.held_by(point)
+        except UserError:
+            claim.release()
+            raise
         held = record_of(point)
-        if held is not None and not is_interrupted(held) and held != self._before.get(point.run.run_id):
+        if who is not None:
+            claim.release()
+            self._leave(point, who)
+        elif held is not None and not is_interrupted(held) and held != self._before.get(point.run.run_id):
             claim.release()
             self._found.append(held)
         else:
             self._pool.start(point, claim, self._judges.get(point.run.run_id))
+
+    def _leave(self, point: Point, who: str) -> None:
+        self._elsewhere.append(point)
+        self.progress.elsewhere(point.run.run_id, who)

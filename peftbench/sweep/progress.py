@@ -51,7 +51,7 @@ class Progress:
         """A line about the sweep as a whole."""
         self._console.print(line, markup=False)
 
-    def elsewhere(self, run_id: str, who: str | None) -> None:
+    def elsewhere(self, run_id: str, who: str) -> None:
         """A point is with somebody else."""
         if run_id not in self._elsewhere:
             self._elsewhere.add(run_id)

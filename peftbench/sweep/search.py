@@ -74,6 +74,8 @@ def carry_out(
     lines += [] if settings.pruner == "none" else [f"  pruned by {settings.pruner}"]
     print("\n".join(lines), flush=True)
     if not first.run.engine.dry_run:
+        if isinstance(launcher, Cluster):
+            launcher.check_here()
         _search(settings, space, compose, points, launcher)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -15,6 +17,7 @@ from peftbench.sweep.child import EXECUTE
 from peftbench.sweep.process import PRELOAD
 
 GROUP = "hydra.launcher"
+PROGRAMS = ("sbatch", "squeue", "sacct", "scancel")
 TRIALS = 4
 """Trials of a search that go on at a time where nobody says how many."""
 _HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -52,10 +55,10 @@ class Slurm(Section):
     cancel: bool
     poll: float = Field(gt=0)
 
-    @field_validator("gpus")
+    @field_validator("gpus", mode="before")
     @classmethod
     def _one_gpu_a_run(cls, value: Any) -> Any:
-        if value in ("auto", 0, 1):
+        if value in ("auto", 0, 1) and not isinstance(value, bool):
             return value
         kind, _, count = str(value).partition(":")
         if not kind or kind.isdigit() or count != "1":
@@ -131,6 +134,20 @@ class Cluster:
     def for_search(self) -> Cluster:
         """The same for the trials of a search."""
         return replace(self, search=True)
+
+    def check_here(self) -> None:
+        """Find out before anything is written that nothing could be sent.
+
+        Raises:
+            UserError: Slurm's commands or submitit are not here.
+        """
+        if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
+            raise UserError(
+                f"hydra/launcher=slurm: there is no {missing[0]} here; start on a login node of the cluster, or leave "
+                "hydra/launcher=slurm out"
+            )
+        if importlib.util.find_spec("submitit") is None:
+            raise UserError("hydra/launcher=slurm needs submitit: pip install 'peftbench[slurm]'")
 
     def at_a_time(self, runs: Sequence[RunConfig]) -> int | None:
         """Most runs that go on at a time; None: as many as the cluster has room for."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -22,36 +22,15 @@ from peftbench.sweep.progress import Progress
 from peftbench.sweep.slurm import ticket as tickets
 from peftbench.sweep.slurm.job import Task
 from peftbench.sweep.slurm.options import Cluster
-from peftbench.sweep.slurm.queue import Ending, Key, Queue, Seen
-from peftbench.sweep.slurm.submit import check_here, log_of, new_name, submit
-from peftbench.sweep.slurm.ticket import Ticket, Wire
+from peftbench.sweep.slurm.queue import Queue, Seen
+from peftbench.sweep.slurm.sent import PATIENCE, Sent
+from peftbench.sweep.slurm.submit import new_name, submit
+from peftbench.sweep.slurm.ticket import Ticket
 from peftbench.sweep.slurm.watch import wait_until_gone
 
 LOOK_SECONDS = 0.5
 """Between two looks for records."""
-PATIENCE = 60.0
-"""Seconds in which a shared disk and Slurm's accounting are given to show what has become of a job."""
-
-
-@dataclass
-class _Sent:
-    """A point whose job is out, or about to be sent."""
-
-    point: Point
-    claim: Claim
-    judge: Judge | None
-    ticket: Ticket
-    wire: Wire = field(init=False)
-    began: datetime | None = None
-    gone: float | None = None
-    """Since when the job is not in the queue."""
-
-    def __post_init__(self) -> None:
-        self.wire = Wire(self.point)
-
-    @property
-    def key(self) -> Key:
-        return self.ticket.name, self.ticket.index
+SPARE_FILES = 256
 
 
 class SlurmPool(Carrier):
@@ -67,7 +46,7 @@ class SlurmPool(Carrier):
     def __init__(self, points: Sequence[Point], progress: Progress, cluster: Cluster) -> None:
         runs = [point.run for point in points]
         cluster.options.check(runs)
-        check_here()
+        cluster.check_here()
         self._cluster = cluster
         self._engine = points[0].run.engine
         self._sweep = points[0].folder.parent
@@ -75,13 +54,16 @@ class SlurmPool(Carrier):
         self._room = (cluster.search and cluster.at_a_time(runs)) or cluster.options.array_size
         self._queue = Queue(cluster.options.poll)
         self._interrupts = Interrupts()
-        self._new: list[_Sent] = []
-        self._sent: list[_Sent] = []
+        self._new: list[Sent] = []
+        self._sent: list[Sent] = []
         self._ended: list[Record] = []
+        self._before = 0
+        """How many points were found to be out, and it has not been said."""
         self._filling = True
 
     def __enter__(self) -> Self:
         check_writable(self._sweep)
+        _allow_files(self._room)
         self._interrupts.__enter__()
         return self
 
@@ -92,10 +74,8 @@ class SlurmPool(Carrier):
             if error is not None and (self._cluster.options.cancel or not stopped):
                 self._cancel("by Ctrl-C or SIGTERM" if stopped else f"because {error}")
             elif self._sent:
-                names = " ".join(f"--name={name}" for name in self._names())
-                self._progress.say(
-                    f"{len(self._sent)} jobs go on: the same command waits for them, and scancel {names} ends them"
-                )
+                ends = " and ".join(f"scancel --name={name}" for name in self._names())
+                self._progress.say(f"{len(self._sent)} jobs go on: the same command waits for them, {ends} ends them")
             for sent in (*self._new, *self._sent):
                 sent.claim.release()
             tidy(self._sweep)
@@ -122,15 +102,22 @@ class SlurmPool(Carrier):
         Raises:
             UserError: see `Carrier.start`; or Slurm does not answer, and such a job may be at work.
         """
-        held = self._job_of(point)
+        try:
+            held = self._job_of(point)
+        except UserError:
+            claim.release()
+            raise
         if held is not None:
-            self._sent.append(_Sent(point, claim, judge, held))
-            self._progress.say(f"{point.run.run_id} has been sent before: waiting for its job ({held.name})")
+            self._before += 1
+            self._sent.append(Sent(point, claim, judge, held))
         else:
-            self._new.append(_Sent(point, claim, judge, Ticket("", 0, "")))
+            self._new.append(Sent(point, claim, judge, Ticket("", 0, "")))
 
     def wait(self, seconds: float | None = None) -> list[Record]:
         """See `Carrier.wait`."""
+        if self._before:
+            self._progress.say(f"waiting for jobs that were sent before: {self._before}")
+            self._before = 0
         if self._new:
             self._send()
         self._filling = self._cluster.search
@@ -194,10 +181,9 @@ class SlurmPool(Carrier):
         what = f"job {job}" if len(tasks) == 1 else f"array {job} of {len(tasks)} jobs"
         self._progress.say(f"sent to Slurm: {what} ({name})")
 
-    def _hear(self, sent: _Sent) -> None:
+    def _hear(self, sent: Sent) -> None:
         """Take a record that stands, and judge the validations that have come."""
-        record = outcome.record_of(sent.point)
-        if record is not None and outcome.is_own(record):
+        if (record := sent.own_record()) is not None:
             self._take(sent, record)
         elif sent.judge is not None:
             for index, figures in sent.wire.news():
@@ -213,10 +199,10 @@ class SlurmPool(Carrier):
             seen = alive.get(sent.key)
             if seen is not None:
                 self._show(sent, seen)
-            elif (record := self._ended_as(sent)) is not None:
+            elif (record := sent.end(self._queue, self._cluster.options.time)) is not None:
                 self._take(sent, record)
 
-    def _show(self, sent: _Sent, seen: Seen) -> None:
+    def _show(self, sent: Sent, seen: Seen) -> None:
         sent.gone = None
         if seen.state == "RUNNING" and sent.began is None:
             sent.began = datetime.now(UTC)
@@ -226,32 +212,7 @@ class SlurmPool(Carrier):
             sent.began = None
             self._progress.say(f"{sent.point.run.run_id} waits to be started again (job {seen.job})")
 
-    def _ended_as(self, sent: _Sent) -> Record | None:
-        """The record of a job that is not in the queue; None: what has become of it is not known yet."""
-        if sent.gone is None:
-            sent.gone = time.monotonic()
-        record = outcome.record_of(sent.point)
-        if record is not None and outcome.is_own(record):
-            return record
-        end = self._queue.ending(sent.ticket)
-        late = time.monotonic() - sent.gone > PATIENCE
-        if end is None and not late:
-            return None
-        if end is None:
-            end = Ending("?", "gone from the queue, and sacct does not know it")
-        if end.state == "COMPLETED" and record is not None:
-            return record  # the run was ended, and not by Slurm
-        if end.state == "COMPLETED" and not late:
-            return None
-        return outcome.finish(
-            sent.point,
-            *end.verdict(self._cluster.options.time),
-            started=sent.began or datetime.fromisoformat(sent.ticket.sent),
-            circumstances={"jobs": 1, "attempt": 1, "slurm_job": end.job},
-            log=log_of(tickets.batch(sent.point, sent.ticket), end.job),
-        )
-
-    def _take(self, sent: _Sent, record: Record) -> None:
+    def _take(self, sent: Sent, record: Record) -> None:
         tickets.drop(sent.point)
         sent.claim.release()
         self._sent.remove(sent)
@@ -263,6 +224,13 @@ class SlurmPool(Carrier):
         wait_until_gone(self._queue, self._names(), PATIENCE)
         for sent in self._sent:
             with suppress(UserError):
-                if (record := outcome.record_of(sent.point)) is None or not outcome.is_own(record):
+                if sent.own_record() is None:
                     outcome.finish(sent.point, "killed", f"{outcome.INTERRUPTED} {why}", started=sent.began)
             tickets.drop(sent.point)
+
+
+def _allow_files(count: int) -> None:
+    """The claim of each point that is out is an open file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count + SPARE_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, count + SPARE_FILES), hard))

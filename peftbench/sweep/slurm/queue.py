@@ -77,6 +77,7 @@ class Queue:
     def __init__(self, poll: float) -> None:
         self._poll = poll
         self._asked: tuple[float, frozenset[str], Mapping[Key, Seen]] = (float("-inf"), frozenset(), {})
+        self._ends: dict[str, tuple[float, list[tuple[Collection[int], Ending]]]] = {}
         self._said = ""
 
     def alive(self, names: Collection[str], *, fresh: bool = False) -> Mapping[Key, Seen] | None:
@@ -117,15 +118,24 @@ class Queue:
 
         Accounting (slurmdbd) hears of it a moment later than the queue.
         """
-        day = (datetime.fromisoformat(ticket.sent) - timedelta(days=1)).strftime("%Y-%m-%d")
-        what = ["--format=JobID,State,ExitCode", "--allocations", "--noheader", "--parsable2"]
-        text = self._ask("sacct", f"--name={ticket.name}", f"--starttime={day}", *what)
-        ends = list(endings(text or ""))
+        ends = self._endings(ticket)
         # A range of tasks that were cancelled before they began may still name some that had a line of their own.
         single = [end for indices, end in ends if list(indices) == [ticket.index]]
         several = [end for indices, end in ends if ticket.index in indices]
         end = next(iter([*single, *several]), None)
         return None if end is None or end.state in _UNFINISHED else end
+
+    def _endings(self, ticket: Ticket) -> list[tuple[Collection[int], Ending]]:
+        """Of all tasks of this name; one question does for many that are cancelled together."""
+        when, held = self._ends.get(ticket.name, (float("-inf"), []))
+        if time.monotonic() - when < self._poll:
+            return held
+        day = (datetime.fromisoformat(ticket.sent) - timedelta(days=1)).strftime("%Y-%m-%d")
+        what = ["--format=JobID,State,ExitCode", "--allocations", "--noheader", "--parsable2"]
+        text = self._ask("sacct", f"--name={ticket.name}", f"--starttime={day}", *what)
+        found = list(endings(text or ""))
+        self._ends[ticket.name] = (time.monotonic(), found)
+        return found
 
     def cancel(self, names: Collection[str]) -> None:
         """Have the jobs with these names ended."""

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import secrets
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from peftbench.errors import UserError
 from peftbench.sweep.orphans import VARIABLE
 from peftbench.sweep.slurm.job import Task, main
 from peftbench.sweep.slurm.options import Cluster
 from peftbench.sweep.slurm.ticket import FOLDER
-
-PROGRAMS = ("sbatch", "squeue", "sacct", "scancel")
-
-
-def check_here() -> None:
-    """Find out before anything is written that nothing could be sent.
-
-    Raises:
-        UserError: Slurm's commands or submitit are not here.
-    """
-    if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
-        raise UserError(
-            f"hydra/launcher=slurm: there is no {missing[0]} here; start on a login node of the cluster, or leave "
-            "hydra/launcher=slurm out"
-        )
-    if importlib.util.find_spec("submitit") is None:
-        raise UserError("hydra/launcher=slurm needs submitit: pip install 'peftbench[slurm]'")
 
 
 def new_name(sweep: str) -> str:
@@ -74,8 +54,3 @@ def _unsigned() -> Iterator[None]:
     finally:
         if held is not None:
             os.environ[VARIABLE] = held
-
-
-def log_of(folder: Path, job: str) -> Path:
-    """What Slurm kept of the output of a job: of its setup lines, and of what went wrong before the run's own log."""
-    return folder / f"{job}_0_log.out"

@@ -12,9 +12,10 @@ from support import CONF
 
 from peftbench.errors import UserError
 from peftbench.sweep import command
+from peftbench.sweep.slurm import options as module
 from peftbench.sweep.slurm import submit
 from peftbench.sweep.slurm.job import Task
-from peftbench.sweep.slurm.options import TRIALS, Cluster, chosen
+from peftbench.sweep.slurm.options import PROGRAMS, TRIALS, Cluster, chosen
 from peftbench.sweep.slurm.ticket import Ticket
 
 SHIPPED = OmegaConf.load(CONF / "hydra" / "launcher" / "slurm.yaml")
@@ -114,13 +115,12 @@ def test_as_many_at_a_time_as_engine_jobs_unless_the_launcher_says_otherwise(
 def test_every_option_arrives_in_the_script(noop_points, options, monkeypatch, tmp_path) -> None:
     """submitit's own script, taken on its way to sbatch."""
     sent: list[list[str]] = []
-    for name in submit.PROGRAMS:
+    for name in PROGRAMS:
         program = tmp_path / name
         program.write_text("#!/bin/sh\necho Submitted batch job 12\n")
         program.chmod(0o755)
     (tmp_path / "srun").symlink_to("sbatch")
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    submit.check_here()
     points = noop_points("", "", jobs=2)
     asked = {"partition": "long", "account": "lab", "qos": "high", "time": 90, "cpus": 3, "memory": "7G"}
     more = {"setup": ["module load cuda"], "sbatch": {"constraint": "a100", "exclusive": True}, "requeue": False}
@@ -135,14 +135,16 @@ def test_every_option_arrives_in_the_script(noop_points, options, monkeypatch, t
     assert sent.index("module load cuda") < next(i for i, line in enumerate(sent) if line.startswith("exec "))
 
 
-def test_without_slurm_or_submitit_one_sentence_says_what_to_do(monkeypatch, tmp_path) -> None:
+def test_without_slurm_or_submitit_one_sentence_says_what_to_do(noop_points, options, monkeypatch, tmp_path) -> None:
+    (point,) = noop_points("")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="there is no sbatch here; start on a login node"):
-        submit.check_here()
-    monkeypatch.setattr(submit.shutil, "which", lambda name: name)
-    monkeypatch.setattr(submit.importlib.util, "find_spec", lambda name: None)
+        command.carry_out([point], launcher=Cluster(options()))
+    monkeypatch.setattr(module.shutil, "which", lambda name: name)
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'peftbench\[slurm\]'"):
-        submit.check_here()
+        command.carry_out([point], launcher=Cluster(options()))
+    assert not point.folder.parent.exists()
 
 
 def test_one_word_changes_in_a_dry_run_which_needs_no_slurm(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from support import noop_launcher
 
@@ -145,6 +147,16 @@ def test_a_job_that_is_started_again_replaces_what_its_first_try_left(noop_point
     assert not list(Wire(point).news())
 
 
+def test_retries_and_the_timeout_of_the_engine_hold_inside_a_job(noop_points) -> None:
+    (flaky,), (slow,) = noop_points("flaky:1", retries=1), noop_points("sleep:600", timeout=1.0)
+    for point in (flaky, slow):
+        hand_over(point, ticket())
+        job.main(task(point, ticket()))
+    record = records.read(flaky.folder)
+    assert (record.status, record.environment["attempt"], record.environment["jobs"]) == ("ok", 2, 1)
+    assert "engine.timeout" in records.read(slow.folder).reason
+
+
 def test_a_run_is_judged_through_files(noop_points) -> None:
     (point,) = noop_points("curve:4")
     hand_over(point, ticket())
@@ -166,7 +178,8 @@ def test_tickets_of_points_with_a_record_of_their_own_are_dropped(noop_points) -
     done, killed, out = noop_points("", "", "")
     for index, point in enumerate((done, killed, out)):
         hand_over(point, ticket(f"n{index}"))
-    carry_out_plan(Plan.of([done]), noop_launcher())
+    record = outcome.blank_record(done, datetime.now(UTC))
+    record.write(done.folder)
     outcome.finish(killed, "killed", "the process was ended by SIGTERM")
     assert settle(done.folder.parent) == {"n1", "n2"}
     assert Ticket.read(done) is None

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from peftbench.sweep import engine, search
 from peftbench.sweep.engine import Plan, carry_out_plan
 from peftbench.sweep.grid import Point
 from peftbench.sweep.outcome import is_interrupted
+from peftbench.sweep.slurm import pool
 from peftbench.sweep.slurm.ticket import Ticket
 
 pytestmark = pytest.mark.slurm
@@ -113,13 +115,15 @@ def test_every_end_of_a_job_is_a_record(slurm, cluster, noop_points) -> None:
     assert "gpu" not in job, "device=cpu asks for none"
 
 
-def test_a_job_sees_the_gpu_that_it_asked_for(slurm, cluster, noop_points) -> None:
-    points = noop_points("sleep:0.5", "sleep:0.5")
+def test_a_job_sees_the_gpu_that_it_asked_for_and_a_long_grid_is_sent_in_parts(slurm, cluster, noop_points) -> None:
+    points = noop_points("sleep:0.5", "sleep:0.5", "")
     for index, point in enumerate(points):
         assert point.run.seed == index
         object.__setattr__(point, "run", point.run.model_copy(update={"device": "auto"}))
-    found = carry_out_plan(Plan.of(points), cluster(gpus=1))
+    found = carry_out_plan(Plan.of(points), cluster(gpus=1, array_size=2))
     assert_once(points, found)
+    jobs = [record.environment["slurm_job"] for record in found]
+    assert ["_" in job for job in jobs] == [True, True, False], "an array of two, and the third by itself after it"
     assert {record.environment["gpu"] for record in found} <= {"0", "1"}
 
 
@@ -178,7 +182,7 @@ def test_ctrl_c_leaves_the_jobs_and_says_so_or_cancels_them(slurm, cluster, noop
     assert f"scancel --name={ticket.name}" in said
     assert records.read(point.folder) is None
     second = start_engine(tmp_path, points, cluster(cancel=True))
-    until(lambda: "has been sent before" in second.stdout.readline())
+    until(lambda: "sent before" in second.stdout.readline())
     second.send_signal(signal.SIGINT)
     second.communicate()
     assert is_interrupted(records.read(point.folder))
@@ -187,20 +191,45 @@ def test_ctrl_c_leaves_the_jobs_and_says_so_or_cancels_them(slurm, cluster, noop
     assert starts(point) == 1
 
 
-def test_a_search_refills_its_slots_and_reaches_its_total(slurm, cluster, tmp_path, sentences) -> None:
-    loader, master, written = composed(tmp_path, sentences, "dataset.text_column=curve:1")
+def test_a_search_refills_its_slots_is_killed_and_reaches_its_total(
+    slurm, cluster, tmp_path, sentences, monkeypatch
+) -> None:
+    loader, master, written = composed(tmp_path, sentences, "dataset.text_column=curve:1:2")
     place = cluster(array_parallelism=2)
     wanted = {"params": None, "n_trials": 5, "sampler": "random", "seed": 0, "storage": None}
     wanted["objectives"] = [{"metric": "validation/accuracy", "direction": "maximize"}]
-    search.carry_out(loader, master, wanted, written, place)
+    sends, send = [], pool.submit
+
+    def send_and_die(*arguments) -> None:
+        sends.append(send(*arguments))
+        if len(sends) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pool, "submit", send_and_die)
+        arguments = (loader, master, wanted, written, place)
+        process = get_context("fork").Process(target=search.carry_out, args=arguments)
+        process.start()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
+    search.carry_out(*arguments)
     found = list(records.read_sweep(tmp_path / "s"))
     assert [record.status for record in found] == ["ok"] * 5
     assert len({record.environment["slurm_job"].partition("_")[0] for record in found}) >= 3, "not one array of five"
     assert all(len((tmp_path / "s" / r.run_id / "starts").read_text().split()) == 1 for r in found)
-    at_once = ["--format=Start,End", "--allocations", "--noheader", "--parsable2"]
-    assert slurm.call("sacct", *at_once).returncode == 0
-    search.carry_out(loader, master, wanted, written, place)
+    at_a_time = [sum(other.started <= record.started < other.ended for other in found) for record in found]
+    assert max(at_a_time) <= 2
+    search.carry_out(*arguments)
     assert len(list(records.read_sweep(tmp_path / "s"))) == 5
+
+
+def test_fail_fast_cancels_what_is_out(slurm, cluster, noop_points) -> None:
+    points = noop_points("raise:no luck", "sleep:600", fail_fast=True)
+    with pytest.raises(UserError, match=r"engine.fail_fast: .*no luck"):
+        carry_out_plan(Plan.of(points), cluster())
+    assert slurm.call("squeue", "--noheader").stdout == ""
+    assert is_interrupted(records.read(points[1].folder))
+    assert [Ticket.read(point) for point in points] == [None, None]
 
 
 def test_a_run_is_pruned_by_the_engine(slurm, cluster, noop_points) -> None:
