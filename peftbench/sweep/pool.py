@@ -36,6 +36,8 @@ class _Run:
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     deadline: float = float("inf")
     process: Process | None = None
+    begun: bool = False
+    """Whether anything of it is on disk; before that an end leaves nothing."""
 
     @property
     def point(self) -> Point:
@@ -139,6 +141,7 @@ class Pool:
         if not self._warm:
             self._launcher.warm(self._interrupts)
             self._warm = True
+        run.begun = True
         if said := outcome.begin(run.point):
             self._progress.say(said)
         run_id = run.point.run.run_id
@@ -176,7 +179,7 @@ class Pool:
         for run in self._runs:
             # On a full disk there will be no record, and then too the point is run again.
             with suppress(UserError):
-                if _own_record(run) is None:
+                if run.begun and _own_record(run) is None:
                     run.finish("killed", f"{outcome.INTERRUPTED} {why}")
             run.claim.release()
         self._runs.clear()
