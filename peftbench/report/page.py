@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from peftbench import __version__
 from peftbench.record import Record, write_atomically
-from peftbench.report import facts
+from peftbench.report import facts, search
 from peftbench.report.charts import draw
 from peftbench.report.failures import failed
 from peftbench.report.figures import DASH, missing, number, quality, scale, score
@@ -62,6 +62,7 @@ def render(sweep: Sweep, shown: Sequence[View], baseline: str) -> str:
         version=__version__,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         statuses=Counter(record.status for record in sweep.records),
+        search=search.load(sweep.folder),
         sections=[_section(view, f"s{index}") for index, view in enumerate(shown)],
         hidden_sections=len(sweep.sections) - len(shown),
         failures=failures[:FAILURES],

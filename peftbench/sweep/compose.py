@@ -6,9 +6,9 @@ Hydra itself, the first step costs a tenth of a second a point, and a grid has f
 
 from __future__ import annotations
 
-import copy
+import pickle
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -31,7 +31,7 @@ class Composer:
         self._master = master
         self._parser = OverridesParser.create(config_loader=loader)
         self._parsed: dict[str, Override] = {}
-        self._files: dict[tuple[str, ...], DictConfig] = {}
+        self._files: dict[tuple[str, ...], bytes] = {}
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration that these overrides make.
@@ -42,17 +42,18 @@ class Composer:
         from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
         values = [text for text in overrides if self._is_value(text)]
-        config = copy.deepcopy(self._base(tuple(text for text in overrides if text not in values)))
+        # Pickled, because that is copied eight times as fast.
+        config = pickle.loads(self._base(tuple(text for text in overrides if text not in values)))
         # As Hydra itself does it; it has no public name for this step.
         ConfigLoaderImpl._apply_overrides_to_config([self._parse(text) for text in values], config)
-        return config
+        return cast("DictConfig", config)
 
-    def _base(self, choices: tuple[str, ...]) -> DictConfig:
+    def _base(self, choices: tuple[str, ...]) -> bytes:
         if choices not in self._files:
             config = self._loader.load_sweep_config(self._master, list(choices))
             base = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
             OmegaConf.set_struct(base, True)  # as Hydra does: an option that there is not is an error
-            self._files[choices] = base
+            self._files[choices] = pickle.dumps(base, pickle.HIGHEST_PROTOCOL)
         return self._files[choices]
 
     def _is_value(self, text: str) -> bool:

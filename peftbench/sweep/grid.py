@@ -50,7 +50,8 @@ def load(config: DictConfig) -> RunConfig:
     Raises:
         UserError: with the dotted names of the wrong options.
     """
-    task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    named = [str(key) for key in config if key != "hydra"]
+    task = OmegaConf.masked_copy(config, named) if "hydra" in config else config
     return RunConfig.load(OmegaConf.to_container(task, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
 
 
@@ -147,5 +148,5 @@ def _zip(axes: dict[str, list[tuple[str, ...]]], names: Sequence[str]) -> None:
 
 
 def _refuse_ignored(point: Point) -> None:
-    if point.run.rank is None and any(text.startswith(("rank.", "rank=")) for text in point.overrides):
+    if point.run.rank is None and any(text.lstrip("+").startswith(("rank.", "rank=")) for text in point.overrides):
         raise UserError(f"method={point.run.method.name} has no rank: leave rank out")

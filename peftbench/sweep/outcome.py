@@ -172,10 +172,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_config(point: Point) -> None:
-    """Write the point's ``config.yaml``."""
+    """Write the point's ``config.yaml``. The record holds the same: nothing is lost if a power cut takes this file."""
     import yaml
 
-    write_atomically(point.folder / CONFIG, yaml.safe_dump(point.run.dump(), sort_keys=False))
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # four times as fast where PyYAML was built with it
+    text = yaml.dump(point.run.dump(), Dumper=dumper, sort_keys=False)
+    write_atomically(point.folder / CONFIG, text, durable=False)
 
 
 def traceback_of(error: BaseException) -> str:

@@ -34,6 +34,8 @@ class _Run:
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     deadline: float = float("inf")
     process: Process | None = None
+    begun: bool = False
+    """Whether anything of it is on disk; before that an end leaves nothing."""
 
     @property
     def point(self) -> Point:
@@ -142,6 +144,7 @@ class Pool(Carrier):
         if not self._warm:
             self._launcher.warm(self._interrupts)
             self._warm = True
+        run.begun = True
         if said := outcome.begin(run.point):
             self._progress.say(said)
         run_id = run.point.run.run_id
@@ -179,7 +182,7 @@ class Pool(Carrier):
         for run in self._runs:
             # On a full disk there will be no record, and then too the point is run again.
             with suppress(UserError):
-                if outcome.record_of(run.point) is None:
+                if run.begun and outcome.record_of(run.point) is None:
                     run.finish("killed", f"{outcome.INTERRUPTED} {why}")
             run.claim.release()
         self._runs.clear()

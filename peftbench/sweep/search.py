@@ -17,6 +17,7 @@ from peftbench.errors import UserError
 from peftbench.record import Record
 from peftbench.sweep import command, engine, search_result
 from peftbench.sweep.child import Judge
+from peftbench.sweep.compose import Composer
 from peftbench.sweep.grid import Point, load, parse
 from peftbench.sweep.outcome import writing
 from peftbench.sweep.search_options import SearchOptions
@@ -56,8 +57,10 @@ def carry_out(
     space = Space.of(parse(loader, settings.params, arguments))
     settings.check(space)
 
+    composer = Composer(loader, master)
+
     def compose(overrides: Sequence[str]) -> Point:
-        return _compose(loader, master, overrides)
+        return _compose(composer, master.hydra.job.config_name, overrides)
 
     points = [compose(overrides) for overrides in space.probes()]
     first = points[0]
@@ -95,19 +98,20 @@ def _search(
             with engine.runner(points, todo, launcher=launcher) as runner:
                 Search(study, settings, space, compose, runner).run()
         finally:
+            search_result.write(study, settings, folder)
             command.show(folder)
             search_result.conclude(study, settings, folder)
         if code := _exit_code(study):
             sys.exit(code)
 
 
-def _compose(loader: ConfigLoaderImpl, master: DictConfig, overrides: Sequence[str]) -> Point:
+def _compose(composer: Composer, name: str | None, overrides: Sequence[str]) -> Point:
     try:
-        run = load(loader.load_sweep_config(master, list(overrides)))
+        run = load(composer(overrides))
     except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{explain(error)}\n  at the point {' '.join(overrides)}") from error
     # Where the sweep file asks for a search, one of its points is a single run.
-    return Point(run, command_of(master.hydra.job.config_name, ("hydra.mode=RUN", *overrides)))
+    return Point(run, command_of(name, ("hydra.mode=RUN", *overrides)))
 
 
 def _refuse_rerun(point: Point) -> None:
@@ -187,10 +191,11 @@ class Search:
             self._take(trial, point, record)
         else:
             self._points[run_id] = (point, [trial])
-            self.runner.submit(point, None if self.settings.pruner == "none" else self._judge(trial))
+            judge = None if self.settings.pruner == "none" else self._judge(trial, point.run.trainer.validations)
+            self.runner.submit(point, judge)
 
-    def _judge(self, trial: Trial) -> Judge:
-        """What decides after each validation of a trial whether it goes on."""
+    def _judge(self, trial: Trial, validations: int) -> Judge:
+        """What decides after each of a trial's validations whether it goes on; after the last one it is trained."""
 
         def judge(index: int, figures: dict[str, float]) -> str | None:
             (objective,) = self.settings.objectives
@@ -199,7 +204,7 @@ class Search:
                 raise UserError(f"objective {objective.metric}: a validation has no such figure; it has {there}")
             trial.report(figures[objective.metric], index)
             pruned = f"{self.settings.pruner}: {objective.metric} {figures[objective.metric]:.6g} at validation {index}"
-            return pruned if trial.should_prune() else None
+            return pruned if index < validations and trial.should_prune() else None
 
         return judge
 

@@ -1,8 +1,11 @@
-"""What a search has found: ``best.yaml`` for one objective, the Pareto set for several."""
+"""What a search has found: ``best.yaml`` or the Pareto set, and ``search.json``, which the page is drawn from."""
 
 from __future__ import annotations
 
+import json
+import shlex
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from peftbench.record import read, write_atomically
-from peftbench.sweep.search_plots import cost, write_plots
+from peftbench.report import SEARCH
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from optuna import Study
     from optuna.trial import FrozenTrial
 
@@ -29,38 +34,74 @@ HYDRA_DEFAULTS = [
 HYDRA_NODE = {"output_subdir": None, "run": {"dir": "."}, "sweep": {"dir": "."}}
 
 
+def write(study: Study, settings: SearchOptions, folder: Path) -> None:
+    """Write ``best.yaml`` (with a single objective) and ``search.json``, which the page is drawn from."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("status")]
+    if not trials:
+        return
+    found = best_trials(study)
+    single = settings.objectives[0].metric if len(settings.objectives) == 1 and found else None
+    again = None if single is None else write_best(found[0], single, folder)
+    about = {
+        "objectives": [objective.model_dump() for objective in settings.objectives],
+        "constraints": [str(constraint) for constraint in settings.constraints],
+        "importances": importances(study, settings),
+        "best": [trial.number for trial in found],
+        "again": None if again is None else command_of(folder),
+        "trials": [
+            {
+                "number": trial.number,
+                "values": trial.values,
+                "params": trial.params,
+                "kept": all(excess <= 0 for excess in trial.constraints.values()),
+                **{key: trial.user_attrs.get(key) for key in ("run_id", "status")},
+            }
+            for trial in trials
+        ],
+    }
+    write_atomically(folder / SEARCH, json.dumps(about, indent=1) + "\n")
+
+
+def command_of(folder: Path) -> str:
+    """What runs the best configuration again."""
+    return f"peftbench --config-dir {shlex.quote(str(folder))} -cn {Path(BEST).stem}"
+
+
 def conclude(study: Study, settings: SearchOptions, folder: Path) -> None:
-    """Print what is best so far; with a single objective also write its configuration. Says nothing without trials."""
+    """Print what is best so far. Says nothing without trials."""
     found = best_trials(study)
     if not found:
         if settings.constraints and any(trial.values for trial in study.get_trials(deepcopy=False)):
             print(f"\nno trial keeps {' and '.join(map(str, settings.constraints))}")
         return
-    show_importances(study, settings)
-    if (plots := write_plots(study, settings, folder)) is not None:
-        print(f"plots    {plots}/*.png")
+    for metric, shares in importances(study, settings).items():
+        print(f"\nimportance for {metric}: {', '.join(f'{name} {share:.0%}' for name, share in shares.items())}")
     if len(settings.objectives) > 1:
         Console(highlight=False, soft_wrap=True).print(pareto_table(found, settings))
         return
     trial, metric = found[0], settings.objectives[0].metric
     print(f"\nbest     {trial.user_attrs['run_id']}: {metric} {trial.values[0]:.6g} (trial {trial.number})")
-    if (path := write_best(trial, metric, folder)) is not None:
-        print(f"config   {path}\nagain    peftbench --config-dir {folder} -cn {path.stem}")
+    if (folder / BEST).exists():
+        print(f"config   {folder / BEST}\nagain    {command_of(folder)}")
 
 
-def show_importances(study: Study, settings: SearchOptions) -> None:
-    """Print, for each objective, each dimension's share in explaining it; nothing where that is unknown."""
+def importances(study: Study, settings: SearchOptions) -> dict[str, dict[str, float]]:
+    """For each objective, each dimension's share in explaining it; those are left out for which it is unknown."""
     from optuna.importance import get_param_importances
 
+    found = {}
     for index, objective in enumerate(settings.objectives):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of few trials all shares are alike, and the target is turned already
-                found = get_param_importances(study, target=cost(settings, index))
-        except (ValueError, RuntimeError):
-            return  # too few trials, or all of them alike
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in found.items())
-        print(f"\nimportance for {objective.metric}: {shares}")
+        # Of few trials all shares are alike, which is warned of, and the target is turned already.
+        with warnings.catch_warnings(), suppress(ValueError, RuntimeError):
+            warnings.simplefilter("ignore")
+            found[objective.metric] = get_param_importances(study, target=_cost(settings, index))
+    return found
+
+
+def _cost(settings: SearchOptions, index: int) -> Callable[[FrozenTrial], float]:
+    """An objective of a trial, lower being better: Optuna asks which parameters bring a target down."""
+    sign = -1.0 if settings.objectives[index].direction == "maximize" else 1.0
+    return lambda trial: sign * float(trial.values[index])
 
 
 def best_trials(study: Study) -> list[FrozenTrial]:
@@ -87,7 +128,7 @@ def write_best(trial: FrozenTrial, metric: str, folder: Path) -> Path | None:
     config: dict[str, Any] = {"defaults": HYDRA_DEFAULTS, **record.config}
     config |= {"sweep": f"{record.sweep}-best", "hydra": HYDRA_NODE}
     head = f"# Best of the search {record.sweep}: {metric} {trial.values[0]:.6g}, run {record.run_id}\n"
-    head += f"# peftbench --config-dir {folder} -cn {Path(BEST).stem}   (with seeds: -m seed=0,1,2)\n"
+    head += f"# {command_of(folder)}   (with seeds: -m seed=0,1,2)\n"
     write_atomically(folder / BEST, head + yaml.safe_dump(config, sort_keys=False))
     return folder / BEST
 

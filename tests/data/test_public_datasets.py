@@ -19,6 +19,8 @@ from peftbench.data.movie_reviews import MovieReviews
 from peftbench.data.sst2 import Sst2
 from peftbench.data.wikitext2 import Wikitext2
 from peftbench.errors import UserError
+from peftbench.hub import _answers
+from peftbench.models.pretrained import Pretrained
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -113,10 +115,10 @@ def test_an_unreachable_hub_is_answered_at_once():
 
 def test_a_hub_that_does_not_answer_the_probe_is_not_asked_again(monkeypatch):
     datasets, hub = pytest.importorskip("datasets"), pytest.importorskip("huggingface_hub")
-    seen = {}
+    seen, asked = {}, []
 
     def dead(self, repo, timeout=None, **_):
-        seen["timeout"] = timeout
+        asked.append(timeout)
         raise OSError("no route")
 
     def load(repo, config):
@@ -126,11 +128,16 @@ def test_a_hub_that_does_not_answer_the_probe_is_not_asked_again(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub.HfApi, "dataset_info", dead)
+    monkeypatch.setattr(hub.HfApi, "model_info", dead)
     monkeypatch.setattr(datasets, "load_dataset", load)
+    _answers.cache_clear()
     with pytest.raises(UserError, match="not cached"):
         Imdb(name="imdb").read()
-    assert seen["timeout"] <= 10
+    with pytest.raises(UserError, match=r"model\.path=DIR"):
+        Pretrained(name="bert", id="peftbench-tests/not-there").tokenizer()
+    _answers.cache_clear()
+    assert len(asked) == 1, "for data set and model together"
+    assert asked[0] <= 10
     assert seen["offline"] == (True, True)
     assert (datasets.config.HF_HUB_OFFLINE, hub.constants.HF_HUB_OFFLINE) == (False, False)
 

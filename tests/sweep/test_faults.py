@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import forkserver, get_context
 from pathlib import Path
-from statistics import median
 from typing import ClassVar
 
 import noop
@@ -26,7 +25,7 @@ from support import noop_launcher
 
 from peftbench import record as records
 from peftbench.errors import UserError
-from peftbench.sweep import command, search, search_result
+from peftbench.sweep import command, search
 from peftbench.sweep.engine import Plan, carry_out_plan
 from peftbench.sweep.grid import Point
 from peftbench.sweep.orphans import VARIABLE
@@ -353,7 +352,6 @@ class Searched(Sweep):
             return Point(points[0].run.model_copy(update={"seed": seed}), tuple(overrides))
 
         command.show = lambda folder: None
-        search_result.write_plots = lambda *_: None
         search._search(options, space, compose, [compose(["seed=0"])], noop_launcher())
         return []
 
@@ -383,29 +381,3 @@ def test_a_search_killed_three_times_reaches_its_total(noop_points, seed: int) -
     started = sweep._starts()
     assert sweep.hurt(jobs=2) == 0
     assert sweep._starts() == started
-
-
-class Pruned(Searched):
-    n_trials = 16
-    options: ClassVar[dict] = {
-        "objectives": [{"metric": "validation/accuracy", "direction": "maximize"}],
-        "pruner": "median",
-    }
-
-
-def test_runs_that_lag_behind_are_pruned(noop_points) -> None:
-    """The seed is the accuracy here: below the median of those before, a run ends at its first validation."""
-    sweep = Pruned(noop_points("curve:4"), random.Random(0))
-    assert sweep.hurt(jobs=1) == 0
-    backend = optuna.storages.journal.JournalFileBackend(str(sweep.folder / "study.journal"))
-    study = optuna.load_study(study_name=sweep.folder.name, storage=optuna.storages.JournalStorage(backend))
-    found = {record.axes["seed"]: record for record in records.read_sweep(sweep.folder)}
-    expected, finished = [], []
-    for seed in [trial.params["seed"] for trial in counted(study)]:
-        pruned = len(finished) >= 5 and seed < median(finished)
-        expected.append((seed, "pruned" if pruned else "ok", 1 if pruned else 4))
-        finished += [] if pruned else [seed]
-    assert [(seed, found[seed].status, len(found[seed].history)) for seed, *_ in expected] == expected
-    assert {status for _, status, _ in expected} == {"ok", "pruned"}
-    assert all("median" in record.reason for record in found.values() if record.status == "pruned")
-    assert {trial.state.name for trial in study.trials} == {"COMPLETE", "PRUNED"}

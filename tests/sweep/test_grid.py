@@ -17,7 +17,8 @@ from support import CONF, SWEEPS
 from peftbench.cli.paths import register_plugins
 from peftbench.errors import UserError
 from peftbench.sweep.compose import Composer
-from peftbench.sweep.grid import expand, grid_points, meeting, parse
+from peftbench.sweep.grid import expand, grid_points, load, meeting, parse
+from peftbench.sweep.search_space import Space
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,13 @@ def test_a_sweep_file_may_hold_several_grids(loader) -> None:
     found = points(loader, grids, "seed=0,1")
     axes = [(p.run.method.name, p.run.trainer.lr, p.run.seed) for p in found]
     assert axes == [(m, lr, s) for m, lr in (("lora", 0.001), ("hira", 0.01), ("full", 0.01)) for s in (0, 1)]
+
+
+def test_a_pattern_of_ranks_takes_any_names(loader) -> None:
+    found = points(loader, {"method": "lora"}, "rank.pattern={query:4},{query:2,key:3}", "rank=8")
+    assert [p.run.rank.pattern for p in found] == [{"query": 4}, {"query": 2, "key": 3}]
+    (one,) = points(loader, None, "rank.pattern.query=4")
+    assert one.run.rank.pattern == {"query": 4}
 
 
 def test_equal_points_are_one(loader) -> None:
@@ -124,6 +132,21 @@ def test_a_point_is_what_hydra_composes(loader, name: str, overrides: tuple[str,
     expected = composed(lambda chosen: loader.load_sweep_config(master, chosen))
     assert composed(ours) == expected
     assert composed(ours) == expected, "a second time, when the files are known"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SWEEPS.glob("*.yaml")))
+def test_points_of_a_sweep_are_what_hydra_composes(loader, name: str) -> None:
+    """Some of every sweep: the first and the last, and between them; of a search its ends."""
+    master = loader.load_configuration(name, [], RunMode.MULTIRUN)
+    params = master.hydra.sweeper.params
+    if "n_trials" in master.hydra.sweeper:
+        written = list(Space.of(parse(loader, params, [])).probes())
+    else:
+        grids = [params] if params is None or OmegaConf.is_dict(params) else params
+        written = [overrides for grid in grids for overrides in expand(parse(loader, grid, []))]
+    ours = Composer(loader, master)
+    for overrides in written[:: -(-len(written) // 3)] + written[-1:]:
+        assert load(ours(overrides)) == load(loader.load_sweep_config(master, list(overrides)))
 
 
 def test_files_are_composed_once_for_each_choice(loader, monkeypatch) -> None:

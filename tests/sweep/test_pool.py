@@ -17,6 +17,7 @@ from peftbench.errors import UserError
 from peftbench.sweep.engine import Plan, carry_out_plan
 from peftbench.sweep.grid import Point
 from peftbench.sweep.outcome import is_interrupted
+from peftbench.sweep.process import ForkServer
 from peftbench.sweep.slots import Slot, _listed, share, slots_for
 
 ENDS = {
@@ -142,6 +143,17 @@ def test_an_interrupted_run_is_recorded_and_run_again(noop_points, number, reque
     assert records.read(first.folder).status == "ok"
     assert is_interrupted(records.read(long.folder))
     assert Plan.of([first, long]).todo == [long], "also where failed runs are left alone"
+
+
+def test_an_interrupt_before_the_first_run_has_begun_leaves_nothing(noop_points) -> None:
+    class Slow(ForkServer):
+        def warm(self, interrupts) -> None:
+            raise KeyboardInterrupt
+
+    (point,) = noop_points("")
+    with pytest.raises(KeyboardInterrupt):
+        carry_out_plan(Plan.of([point]), Slow())
+    assert not list(point.folder.parent.iterdir())
 
 
 def test_a_rerun_keeps_the_record_it_replaces(noop_points) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 CODE = """
-import os, sys, threading, traceback
+import gc, os, sys, threading, traceback
 import torch
 
 def asked(*arguments, **options):
@@ -19,6 +19,8 @@ for name in held:
 import peftbench.sweep.preload
 assert {"peft", "transformers", "wandb", "peftbench.run"} <= set(sys.modules)
 assert threading.active_count() == 1
+assert {"peftbench.sweep.child", "peftbench.data.sst2", "peftbench.methods.hira"} <= set(sys.modules)
+assert gc.get_freeze_count() > 100_000
 for name, function in held.items():
     setattr(torch.cuda, name, function)  # a run may ask
 if (child := os.fork()) == 0:

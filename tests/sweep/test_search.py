@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import multiprocessing
@@ -24,12 +23,13 @@ from hydra.types import RunMode
 from optuna.importance import get_param_importances
 from support import CONF, SWEEPS
 
+from peftbench import report
 from peftbench.cli.overrides import rewrite
 from peftbench.cli.paths import register_plugins
-from peftbench.config import RunConfig
 from peftbench.errors import UserError
 from peftbench.record import Record, read, read_sweep
-from peftbench.sweep import command, engine, search, search_plots, search_result
+from peftbench.sweep import command, engine, search
+from peftbench.sweep.compose import Composer
 from peftbench.sweep.grid import Point, load, parse
 from peftbench.sweep.progress import Progress
 from peftbench.sweep.search_options import Constraint, SearchOptions, figures_of
@@ -40,8 +40,6 @@ from peftbench.sweep.search_study import counted, pruner
 ACCURACY = {"metric": "validation/accuracy", "direction": "maximize"}
 MEMORY = {"metric": "memory/train_peak_bytes", "direction": "minimize"}
 SPACE = ("method=lora,hira", "rank=int(interval(4,64))", "trainer.lr=tag(log, interval(1e-5,1e-2))")
-
-search_compose = search._compose
 
 
 @pytest.fixture(scope="module")
@@ -111,36 +109,23 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     fake = Runner()
     monkeypatch.setattr(engine, "runner", fake)
     monkeypatch.setattr(command, "show", lambda folder: None)
-    monkeypatch.setattr(search_result, "write_plots", lambda *_: None)
     return fake
 
 
 @pytest.fixture(scope="module")
-def quickly():
-    """Like `search._compose`, but groups are composed once and dotted values set by hand: Hydra takes 0.1 s a point."""
-    held: dict[tuple, dict] = {}
-
-    def composed(loader, master, overrides) -> Point:
-        pairs = [override.split("=", 1) for override in overrides]
-        plain = {key: value for key, value in pairs if key == "output_dir" or "." in key}
-        groups = tuple(f"{key}={value}" for key, value in pairs if key not in plain)
-        if groups not in held:
-            held[groups] = search_compose(loader, master, groups).run.dump()
-        mapping = copy.deepcopy(held[groups])
-        for key, value in plain.items():
-            *path, last = key.split(".")
-            node = mapping
-            for name in path:
-                node = node[name]
-            node[last] = value if last == "output_dir" else yaml.safe_load(value)
-        return Point(RunConfig.load(mapping), tuple(overrides))
-
-    return composed
+def composed() -> dict:
+    """What was composed of files, for all tests: it does not depend on the values that a test writes."""
+    return {}
 
 
 @pytest.fixture
-def quick(quickly, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "_compose", quickly)
+def quick(composed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def knowing(*arguments) -> Composer:
+        composer = Composer(*arguments)
+        composer._files = composed
+        return composer
+
+    monkeypatch.setattr(search, "Composer", knowing)
 
 
 @pytest.fixture
@@ -549,18 +534,32 @@ def test_the_pareto_set_is_what_no_other_run_beats(start, runner, quick, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("objectives", "names"),
+    ("objectives", "drawn"),
     [
-        ([ACCURACY], {"history-validation_accuracy", "importance-validation_accuracy"}),
-        ([ACCURACY, MEMORY], {"pareto", "importance-memory_train_peak_bytes", "history-validation_accuracy"}),
+        ([ACCURACY], ["validation/accuracy by trial"]),
+        ([ACCURACY, MEMORY], ["validation/accuracy by trial", "validation/accuracy against memory/train_peak_bytes"]),
     ],
 )
-def test_what_was_found_is_drawn(start, runner, quick, monkeypatch, tmp_path, capsys, objectives, names) -> None:
-    monkeypatch.setattr(search_result, "write_plots", search_plots.write_plots)
-    assert start(*SPACE, objectives=objectives, n_trials=8, sampler="random") == 0
-    drawn = {path.stem for path in (tmp_path / "s" / "plots").glob("*.png") if path.stat().st_size > 5000}
-    assert names <= drawn
-    assert "importance for validation/accuracy: " in capsys.readouterr().out
+def test_the_page_says_what_was_found(start, runner, quick, tmp_path, objectives: list, drawn: list[str]) -> None:
+    options = {"objectives": objectives, "constraints": ["memory/train_peak_bytes <= 50 kB"]}
+    assert start(*SPACE, n_trials=8, sampler="random", **options) == 0
+    text = report.write(tmp_path / "s").read_text()
+    part = text.partition('<section id="search">')[2].partition("</section>")[0]
+    best = best_trials(study_in(tmp_path))
+    assert all(trial.user_attrs["run_id"] in part for trial in best)
+    assert "Importance for validation/accuracy: " in part
+    assert all(f"<figcaption>{title}</figcaption>" in part for title in drawn)
+    # Each trial is a mark in each of its drawings.
+    assert part.count("<title>trial ") == 8 * part.count("<svg")
+    command = f"peftbench --config-dir {tmp_path / 's'} -cn best"
+    assert (command in part) == (len(objectives) == 1)
+    assert "http" not in part, "it needs nothing but itself"
+
+
+def test_a_damaged_search_file_costs_its_part_of_the_page_only(start, runner, quick, tmp_path) -> None:
+    start(*SPACE, n_trials=2)
+    (tmp_path / "s" / "search.json").write_text('{"trials": [')
+    assert 'id="search"' not in report.write(tmp_path / "s").read_text()
 
 
 def test_importance_is_for_the_better_end_of_an_objective(start, runner, quick, tmp_path, capsys) -> None:
