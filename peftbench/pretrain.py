@@ -67,8 +67,7 @@ def pretrain(dataset_path: str | None, out: Path, recipe: Recipe, threads: int |
 
     quiet_libraries()
     torch.set_num_threads(threads or torch.get_num_threads())
-    fields = {"path": dataset_path, "validation_size": recipe.held_out, "eval_size": 2}
-    text = Imdb(name="imdb", **fields).read()
+    text = Imdb(name="imdb", path=dataset_path, validation_size=recipe.held_out, eval_size=2).read()
     train, held_out = _running(text.train), _running(text.validation)
     tokenizer = make_tokenizer(train.texts, recipe)
     task = CausalLM(recipe.length, int(tokenizer.pad_token_id), None, stride=recipe.length * 3 // 4)
@@ -132,10 +131,15 @@ def _fit(
     from peftbench.run import seed_everything
     from peftbench.training.loop import Loop
 
-    shape = {"n_positions": recipe.length, "n_embd": recipe.width, "n_layer": recipe.layers, "n_head": recipe.heads}
+    shape: dict[str, Any] = {
+        "n_positions": recipe.length,
+        "n_embd": recipe.width,
+        "n_layer": recipe.layers,
+        "n_head": recipe.heads,
+    }
     # No token is seen twice, so there is nothing that dropout could help against.
-    plain = dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), 0.0)
-    ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
+    plain: dict[str, Any] = dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), 0.0)
+    ends: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
     seed_everything(recipe.seed)
     config = GPT2Config(vocab_size=len(tokenizer), **shape, **plain, **ends, use_cache=False)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import marshal
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -53,16 +54,14 @@ def _read_some(folder: str, names: Sequence[str]) -> list[Record | None]:
 
 
 def _share(records: Sequence[Record]) -> None:
-    """Make what is equal to the previous record's the same object: most parts are. It is held, and sent, once."""
-    before: list[dict[str, Any]] = [{}, {}, {}, {}]
+    """Make what is equal to another record's the same object: most parts are. It is held, sent and looked at once."""
+    known: dict[bytes, Any] = {}
     keys: tuple[str, ...] = ()
     for record in records:
-        for known, parts in zip(before, (record.config, record.environment, record.data, record.base), strict=True):
+        for parts in (record.config, record.environment, record.data, record.base):
             for name, value in parts.items():
-                if name in known and known[name] == value and type(known[name]) is type(value):
-                    parts[name] = known[name]
-                else:
-                    known[name] = value
+                # Version 2 has no references, so that equal values are equal bytes; 1, 1.0 and True are not.
+                parts[name] = known.setdefault(marshal.dumps(value, 2), value)
         if keys != (own := tuple(record.metrics)):
             keys = own
         record.metrics = dict(zip(keys, record.metrics.values(), strict=True))

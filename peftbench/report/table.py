@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -72,17 +72,24 @@ def _quantile(freedom: int) -> float:
 
 def runs_table(records: Sequence[Record]) -> pa.Table:
     """One row a run, finished or not: id, axes, status, reason, every metric, the selection, and options that vary."""
-    axes = dict.fromkeys([*RUN_AXES, *(name for record in records for name in record.axes)])
-    metrics = dict.fromkeys(name for record in records for name in record.metrics)
     columns: dict[str, list[Any]] = {"run_id": [record.run_id for record in records]}
-    columns |= {name: [record.axes.get(name) for record in records] for name in axes}
+    columns |= _columns([record.axes for record in records], RUN_AXES)
     columns |= {name: [getattr(record, name) for record in records] for name in ("status", "reason")}
-    columns |= {name: [record.metrics.get(name) for record in records] for name in metrics}
+    columns |= _columns([record.metrics for record in records])
     columns |= _selection(records)
     columns |= {name: [getattr(record, name) for record in records] for name in ("started", "ended", "config_hash")}
     import pyarrow as pa
 
     return pa.table({name: _typed(values) for name, values in (columns | _options(records)).items()})
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], first: Sequence[str] = ()) -> dict[str, list[Any]]:
+    """Rows as columns by name, None where a row has none; the names ``first``, then all others as they come."""
+    kinds = dict.fromkeys(map(tuple, rows))
+    names = tuple(dict.fromkeys([*first, *(name for kind in kinds for name in kind)]))
+    # Most rows have all names in this order: their values are taken as they lie.
+    cells = (row.values() if tuple(row) == names else map(row.get, names) for row in rows)
+    return dict(zip(names, map(list, zip(*cells, strict=True)), strict=True))
 
 
 def _selection(records: Sequence[Record]) -> dict[str, list[Any]]:
@@ -116,6 +123,8 @@ def _typed(column: list[Any]) -> pa.Array:
         return pa.array(column, type=pa.int64())
     if kinds <= {int, float}:
         return pa.array(column, type=pa.float64(), from_pandas=True)
+    if kinds == {str}:
+        return pa.array(column, type=pa.string())
     return pa.array([None if missing(value) else str(value) for value in column], type=pa.string())
 
 
