@@ -24,6 +24,7 @@ from peftbench.measuring.sizes import base_bytes, file_bytes, parameter_counts
 from peftbench.models.frozen import hold_in
 from peftbench.sparsity.compact import DENSE_FILE, compact_folder, expand_folder, sparsity_of
 from peftbench.training import dropout
+from peftbench.training.compiled import compiled
 from peftbench.training.loop import Loop, Trained
 from peftbench.training.primitives import bound_caches
 
@@ -70,7 +71,12 @@ class Context:
         asked = self.run.trainer.attention
         if asked != "auto":
             return asked
-        return dropout.ATTENTION if self.device.type == "cpu" else "sdpa"
+        return dropout.ATTENTION if self.own_dropout else "sdpa"
+
+    @property
+    def own_dropout(self) -> bool:
+        """Whether `peftbench.training.dropout` takes the place of torch's: its random numbers cannot be traced."""
+        return self.device.type == "cpu" and not self.run.trainer.compile
 
     def autocast(self) -> Any:
         """The precision that every forward pass runs in."""
@@ -150,7 +156,7 @@ def build(context: Context, task: Task) -> Attached:
         attached.model.to(context.device)
         if run.trainer.gradient_checkpointing:
             attached.model.gradient_checkpointing_enable()  # type: ignore[operator]
-        elif context.device.type == "cpu":
+        elif context.own_dropout:
             dropout.install(attached.model)
     return attached
 
@@ -177,6 +183,7 @@ def train(context: Context, data: Data, attached: Attached) -> Trained:
         context.autocast,
         hooks,
         report,
+        compiled(attached.model, context.device) if run.trainer.compile else None,
     )
     with (
         context.clock("train"),
