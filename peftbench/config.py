@@ -66,6 +66,7 @@ class Trainer(Section):
     warmup_ratio: float = Field(ge=0, lt=1)
     max_grad_norm: float = Field(gt=0)
     gradient_checkpointing: bool
+    compile: bool = False
     validations: int = Field(ge=1)
     select: Literal["best", "last"]
 

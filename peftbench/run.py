@@ -24,6 +24,7 @@ from peftbench.measuring.sizes import base_bytes, file_bytes, parameter_counts
 from peftbench.models.frozen import hold_in
 from peftbench.sparsity.compact import DENSE_FILE, compact_folder, expand_folder, sparsity_of
 from peftbench.training import attention, dropout
+from peftbench.training.compiled import compiled
 from peftbench.training.loop import Loop, Trained
 from peftbench.training.primitives import bound_caches
 
@@ -70,9 +71,14 @@ class Context:
         asked = self.run.trainer.attention
         if asked != "auto":
             return asked
-        # Our own draws its dropout from a generator of its own, whose state gradient checkpointing does not put back.
-        ours = self.device.type == "cpu" and not self.run.trainer.gradient_checkpointing
-        return attention.NAME if ours else "sdpa"
+        return attention.NAME if self.own_dropout else "sdpa"
+
+    @property
+    def own_dropout(self) -> bool:
+        """Whether dropout on the CPU is ours in place of torch's: it draws from a generator of its own, which cannot
+        be traced, and whose state gradient checkpointing does not put back."""
+        trainer = self.run.trainer
+        return self.device.type == "cpu" and not (trainer.compile or trainer.gradient_checkpointing)
 
     def autocast(self) -> Any:
         """The precision that every forward pass runs in."""
@@ -152,7 +158,7 @@ def build(context: Context, task: Task) -> Attached:
         attached.model.to(context.device)
         if run.trainer.gradient_checkpointing:
             attached.model.gradient_checkpointing_enable()  # type: ignore[operator]
-        elif context.device.type == "cpu":
+        if context.own_dropout:
             dropout.install(attached.model)
     return attached
 
@@ -179,6 +185,7 @@ def train(context: Context, data: Data, attached: Attached) -> Trained:
         context.autocast,
         hooks,
         report,
+        compiled(attached.model, context.device) if run.trainer.compile else None,
     )
     with (
         context.clock("train"),

@@ -42,11 +42,14 @@ class Contender:
     case: Case
     batch: Batch
     optimizer: torch.optim.Optimizer
+    compiled: nn.Module | None = None
+    """What computes the loss of a step; None is the attached model itself."""
 
     def step(self) -> None:
         """One optimizer step, in the order of `peftbench.training.loop.Loop`."""
+        model = self.attached.model if self.compiled is None else self.compiled
         with self.context.autocast():
-            loss = self.case.task.loss(self.attached.model, self.batch)
+            loss = self.case.task.loss(model, self.batch)
         loss.backward()
         nn.utils.clip_grad_norm_((p for _, p in self.attached.trainable()), self.context.run.trainer.max_grad_norm)
         self.optimizer.step()

@@ -59,6 +59,8 @@ class Loop:
     autocast: Callable[[], AbstractContextManager[Any]]
     hooks: Sequence[Hook] = ()
     report: Report = lambda step, total, figures: None
+    compiled: nn.Module | None = None
+    """What computes the loss of a training step; None is the attached model itself."""
 
     @property
     def total_steps(self) -> int:
@@ -127,8 +129,9 @@ class Loop:
         return loss.detach()
 
     def _loss(self, batch: Batch) -> torch.Tensor:
+        model = self.attached.model if self.compiled is None else self.compiled
         with self.autocast():
-            return self.task.loss(self.attached.model, batch)
+            return self.task.loss(model, batch)
 
     def _log(self, step: int, total: int, losses: Losses, curve: Curve, lr: float) -> None:
         every = max(1, total // LOGGED_STEPS)

@@ -1,0 +1,111 @@
+"""What a step costs in counts that are the same on every machine: products, FLOPs, waits for the device, padding.
+
+Seconds are measured by ``make bench``; a change that makes a step dearer by an operation shows here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import pytest
+from bitsandbytes.nn import Linear4bit
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from peftbench.bench.contenders import Contender, enter
+from peftbench.bench.workloads import TINY, Case
+from peftbench.measuring.sizes import base_bytes
+from peftbench.tasks.batching import batch_rows
+
+LAYERS = 2
+FROZEN, PAIRS = 6 * LAYERS, 2 * LAYERS
+"""Linear layers of the tiny BERT's encoder, and those of them that are adapted (q and v)."""
+FIRST = 3
+"""q, k and v of the first layer: what they are given needs no gradient, which saves them dx."""
+HEAD = 2 + 3
+"""Pooler (frozen): y, dx; classifier (trained): y, dx, dW."""
+PRODUCTS = ("mm", "addmm", "gemm_4bit")
+
+
+class Ops(TorchDispatchMode):
+    """Counts what is computed, by the name of the operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@cache
+def contender(name: str) -> Contender:
+    return enter(Case(TINY, "attention", "cpu"), name)
+
+
+@cache
+def ops(name: str) -> Counter[str]:
+    one = contender(name)
+    with Ops() as seen:
+        one.step()
+    return seen.counts
+
+
+@pytest.mark.parametrize("name", ["peft_lora", "lora"])
+def test_a_pair_costs_six_thin_products_and_a_frozen_layer_two(name: str) -> None:
+    # A pair: two outputs, two gradients of weights, two of inputs; the first layer's input needs none.
+    expected = (2 * FROZEN - FIRST) + (6 * PAIRS - 2) + HEAD
+    assert sum(ops(name)[product] for product in PRODUCTS) == expected
+
+
+def test_hira_costs_one_full_product_more_and_four_thin_ones() -> None:
+    # H is the full one. Thin: BA to build E, once more for dx, dA and dB.
+    expected = (2 * FROZEN - FIRST) + PAIRS + (4 * PAIRS - 2) + HEAD
+    assert sum(ops("hira")[product] for product in PRODUCTS) == expected
+
+
+def test_qlora_computes_what_lora_does_and_dequantizes_once_for_each_product() -> None:
+    # Forward inside bitsandbytes' product, backward before torch's, which takes a batch of matrices where a gradient
+    # does not lie as one: nothing is kept in between.
+    found, dense = ops("qlora"), ops("lora")
+    assert found["gemm_4bit"] == FROZEN + 1, "the pooler too"
+    assert found["dequantize_4bit"] == FROZEN + 1 - FIRST
+    assert sum(found[product] for product in (*PRODUCTS, "bmm")) == sum(dense[p] for p in (*PRODUCTS, "bmm"))
+
+
+@pytest.mark.parametrize("name", ["lora", "qlora", "hira"])
+def test_a_step_waits_for_the_device_once_at_most(name: str) -> None:
+    # transformers asks whether there is padding at all; the loss, clipping and the optimizer ask nothing.
+    waits = ("_local_scalar_dense", "nonzero", "masked_select")
+    assert sum(ops(name)[wait] for wait in waits) <= 1
+
+
+def test_flops_of_a_token_are_those_of_the_products() -> None:
+    lora, qlora, hira, theirs = (contender(n).flops_per_token() for n in ("lora", "qlora", "hira", "peft_hira"))
+    assert lora == contender("peft_lora").flops_per_token() == qlora
+    assert lora < hira < theirs
+
+
+def test_frozen_layers_are_held_as_they_are_computed_with() -> None:
+    plain, held = (contender(name).frozen_linear_bytes() for name in ("peft_lora", "lora"))
+    assert held * 4 == plain * contender("lora").context.dtype.itemsize
+
+
+def test_a_four_bit_layer_of_real_size_takes_less_than_a_sixth_of_float32() -> None:
+    dense = nn.Linear(384, 384)
+    four_bit = Linear4bit(384, 384, quant_type="nf4", compress_statistics=True)
+    four_bit.load_state_dict(dense.state_dict())
+    assert base_bytes(four_bit.to("cpu"), ()) <= 0.16 * base_bytes(dense, ())
+
+
+def test_little_of_what_is_computed_is_padding() -> None:
+    # Lengths like SST-2's: half of them below 9, a long tail.
+    lengths = np.clip(np.random.default_rng(0).lognormal(2.2, 0.7, 6400).astype(np.int64) + 2, 3, 66)
+    efficiency = [
+        lengths.sum() / sum(len(rows) * lengths[rows].max() for rows in batch_rows(lengths, 32, seed))
+        for seed in range(3)
+    ]
+    assert min(efficiency) >= 0.97
