@@ -212,6 +212,21 @@ def test_gpus_are_read_from_what_the_driver_lists() -> None:
     assert _listed(text) == ["GPU-aa", "MIG-b0", "MIG-b1", "GPU-cc"]
 
 
+def test_several_runs_share_a_gpu_on_request_and_none_is_given_where_none_is_used(noop_points, monkeypatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b,")
+
+    def cards(device: str, **engine) -> list[str | None]:
+        (point,) = noop_points("", **engine)
+        return [slot.gpu for slot in slots_for([point.run.model_copy(update={"device": device})])]
+
+    assert cards("cuda", jobs=5) == ["GPU-a", "GPU-b", "GPU-a", "GPU-b", "GPU-a"]
+    assert cards("auto", jobs="auto") == ["GPU-a", "GPU-b"]
+    assert cards("cpu", jobs=2) == [None, None]
+    assert cards("cpu", jobs="auto") == cards("cuda:1", jobs="auto") == cards("auto", in_process=True) == [None]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert cards("auto", jobs="auto") == [None]
+
+
 def test_alone_a_run_has_the_whole_machine(noop_points) -> None:
     (point,) = noop_points("")
     assert slots_for([point.run]) == (Slot(),)
