@@ -184,3 +184,17 @@ def test_what_pruning_saves_is_counted_on_what_is_left(tmp_path) -> None:
     assert [verdicts[text] for text in verdicts if "file" in text] == ["met", "met"]
     rows = cells(page, "Contenders")
     assert rows[1][2] == f"{entries['pruned']['ms'][0] / entries['before']['ms'][0]:.3f}×"
+
+
+def test_a_step_that_cannot_be_compiled_is_shown_beside_the_eager_one(monkeypatch, capsys) -> None:
+    from peftbench.bench.suite import compiled
+
+    def broken(case, method):
+        raise RuntimeError("no such compiler")
+
+    monkeypatch.setattr(compiled, "compiled", broken)
+    assert main(["compiled", "--quick"]) == 0
+    page = capsys.readouterr().out
+    assert "- lora_compiled: RuntimeError: no such compiler" in page
+    (line,) = [line for line in page.splitlines() if line.startswith("| lora ")]
+    assert line.split(" | ")[2:4] == ["–", "–"]
