@@ -127,6 +127,13 @@ def test_the_output_layer_sees_only_what_is_predicted(data, network):
     assert counter.get_flop_counts()["BertForMaskedLM.cls.predictions.decoder"].popitem()[1] == 2 * asked * 16 * 65
 
 
+def test_a_compiled_network_sees_each_batchs_own_positions(data, network):
+    model = network(TASK, "bert")
+    compiled = torch.compile(model, backend="eager", dynamic=True)
+    for batch in TASK.batches(data, 15, seed=0):
+        assert TASK.loss(compiled, batch).item() == pytest.approx(TASK.loss(model, batch).item(), rel=1e-5)
+
+
 def test_a_block_of_unknown_words_has_a_loss_of_nothing(cache_folder, tokenizer, network):
     data = TASK.encode(Split("test", ["unheard of"], None, [0]), tokenizer, train=True)
     (batch,) = TASK.batches(data, 4, seed=0)
