@@ -13,6 +13,8 @@ from typing import Any, Literal
 SCHEMA_VERSION = 1
 Status = Literal["ok", "skipped", "pruned", "oom", "failed", "killed"]
 FILE = "record.json"
+FINE: tuple[Status, ...] = ("ok", "skipped", "pruned")
+"""Of runs that ended as they should."""
 
 
 @dataclass

@@ -74,7 +74,11 @@ class Contender:
 
 def enter(case: Case, name: str) -> Contender:
     """Build one of `CONTENDERS`, in train mode on the case's device."""
-    context, attached = CONTENDERS[name](case)
+    return ready(case, *CONTENDERS[name](case))
+
+
+def ready(case: Case, context: Context, attached: Attached) -> Contender:
+    """Put what was built into train mode, with an optimizer and the case's batch."""
     attached.model.train()
     config: Any = attached.model.config
     optimizer = build_optimizer(attached, context.run.trainer, context.device)

@@ -44,15 +44,27 @@ class Goal:
         return "met" if (value >= self.bound if self.at_least else value <= self.bound) else "not met"
 
 
+LORA = {"peft_lora": "PEFT's LoRA", "lora": "our LoRA"}
+"""What a method's cost is set beside: ours is the faster one, and so the harder bar."""
+
+
+def _beside(lora: str) -> tuple[Goal, ...]:
+    """The bars that are set in units of LoRA's step and memory."""
+    name = LORA[lora]
+    return (
+        Goal(f"HiRA's step ≤ 1.05 × that of {name} (q/v)", "ms", "hira", lora, 1.05, targets=("attention",)),
+        Goal(f"HiRA's step ≤ 1.35 × that of {name} (all linear)", "ms", "hira", lora, 1.35, targets=("all-linear",)),
+        Goal(f"HiRA's peak memory ≤ 1.05 × that of {name}", "memory_bytes", "hira", lora, 1.05),
+        Goal(f"QLoRA's step ≤ 1.2 × that of {name} (CPU)", "ms", "qlora", lora, 1.2, devices=("cpu",)),
+        Goal(f"QLoRA's step ≤ 1.3 × that of {name} (GPU)", "ms", "qlora", lora, 1.3, devices=("cuda",)),
+        Goal(f"QLoRA's peak memory ≤ that of {name}", "memory_bytes", "qlora", lora, 1.0),
+    )
+
+
 GOALS = (
-    Goal("HiRA's step ≤ 1.05 × LoRA's (q/v)", "ms", "hira", "peft_lora", 1.05, targets=("attention",)),
-    Goal("HiRA's step ≤ 1.35 × LoRA's (all linear)", "ms", "hira", "peft_lora", 1.35, targets=("all-linear",)),
+    *(goal for lora in LORA for goal in _beside(lora)),
     Goal("HiRA ≥ 1.6 × faster than PEFT's", "ms", "peft_hira", "hira", 1.6, at_least=True, targets=("all-linear",)),
-    Goal("HiRA's peak memory ≤ 1.05 × LoRA's", "memory_bytes", "hira", "peft_lora", 1.05),
-    Goal("QLoRA's step ≤ 1.2 × LoRA's (CPU)", "ms", "qlora", "peft_lora", 1.2, devices=("cpu",)),
-    Goal("QLoRA's step ≤ 1.3 × LoRA's (GPU)", "ms", "qlora", "peft_lora", 1.3, devices=("cuda",)),
     Goal("QLoRA's linear layers ≤ 0.16 × fp32", "frozen_linear_bytes", "qlora", "peft_lora", 0.16),
-    Goal("QLoRA's peak memory ≤ LoRA's", "memory_bytes", "qlora", "peft_lora", 1.0),
 )
 
 

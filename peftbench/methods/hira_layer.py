@@ -121,7 +121,7 @@ class Fused:
             return y + update.to(y.dtype)
         bias = this.get_base_layer().bias
         y = HadamardLinear.apply(x.to(dtype), a, b, bias, source, self.scale, False)
-        # A 4-bit layer gives back the dtype it was given.
+        # A dense layer gives back the dtype it computes in, a 4-bit one outside autocast what it was given.
         return answer(y, x) if isinstance(self, FusedLinear4bit) else y
 
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from peftbench.sweep.claim import Claim
     from peftbench.sweep.grid import Point
 
-FINE = ("ok", "skipped", "pruned")
-
 
 class Carrier(ABC):
     """Points in, records out. What is still at work at the end of its ``with`` block is ended, or left and named."""

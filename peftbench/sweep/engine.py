@@ -10,8 +10,8 @@ from datetime import datetime
 from statistics import mean
 
 from peftbench.errors import UserError
-from peftbench.record import Record
-from peftbench.sweep.carrier import FINE, Carrier
+from peftbench.record import FINE, Record
+from peftbench.sweep.carrier import Carrier
 from peftbench.sweep.child import Judge
 from peftbench.sweep.claim import Claim, tidy
 from peftbench.sweep.grid import Point

@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Self
 
 from peftbench.errors import UserError
-from peftbench.record import Record, Status
+from peftbench.record import FINE, Record, Status
 from peftbench.sweep import outcome
-from peftbench.sweep.carrier import FINE, Carrier, check_writable
+from peftbench.sweep.carrier import Carrier, check_writable
 from peftbench.sweep.child import Job, Judge
 from peftbench.sweep.claim import Claim, tidy
 from peftbench.sweep.grid import Point

@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from peftbench.record import Record
+from peftbench.record import FINE, Record
 
 HEADLINE = ("quality/accuracy", "quality/perplexity", "quality/mlm_loss")
-FINE = ("ok", "skipped", "pruned")
 
 
 class Progress:

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from peftbench.cli.messages import explain
 from peftbench.cli.overrides import command as command_of
 from peftbench.errors import UserError
-from peftbench.record import Record
+from peftbench.record import FINE, Record
 from peftbench.sweep import command, engine, search_result
 from peftbench.sweep.child import Judge
 from peftbench.sweep.compose import Composer
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 Compose = Callable[[Sequence[str]], Point]
-FINE = ("ok", "skipped", "pruned")
 
 
 def carry_out(

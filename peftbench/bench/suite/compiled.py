@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -71,18 +72,13 @@ def run(options: Options) -> dict[str, Any]:
 
 def compiled(case: Case, method: str) -> Contender:
     """A contender as a run with ``trainer.compile=true`` has it."""
-    from peftbench.bench.contenders import Contender
+    from peftbench.bench.contenders import ready
     from peftbench.run import build
     from peftbench.training.compiled import compiled as compile_steps
-    from peftbench.training.optimizer import build_optimizer
 
     context = case.context(method, "trainer.compile=true")
-    attached = build(context, case.task)
-    attached.model.train()
-    config: Any = attached.model.config
-    optimizer = build_optimizer(attached, context.run.trainer, context.device)
-    batch = case.batch(config.vocab_size)
-    return Contender(context, attached, case, batch, optimizer, compile_steps(attached.model, context.device))
+    contender = ready(case, context, build(context, case.task))
+    return replace(contender, compiled=compile_steps(contender.attached.model, context.device))
 
 
 def page(results: dict[str, Any]) -> str:

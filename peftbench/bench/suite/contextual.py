@@ -83,27 +83,26 @@ def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:
 
 def _enter(case: Case, *overrides: str) -> tuple[Contender, ContextualHook | None]:
     """A contender in train mode; a sparse one past its dense start, calibrated on the batch that it is timed on."""
-    from peftbench.bench.contenders import Contender
+    from peftbench.bench.contenders import ready
     from peftbench.run import build
     from peftbench.sparsity.contextual_hook import ContextualHook
     from peftbench.tasks.base import Batch
-    from peftbench.training.optimizer import build_optimizer
 
     context = case.context("lora", *overrides)
-    attached = build(context, case.task)
-    config: Any = attached.model.config
-    batch, optimizer = case.batch(config.vocab_size), build_optimizer(attached, context.run.trainer, context.device)
+    contender = ready(case, context, build(context, case.task))
+    attached = contender.attached
+    attached.model.eval()  # as it is when a run prepares its hooks
     hook = context.run.sparsity.hook(attached)
 
     def loss(given: Batch) -> Any:
         with context.autocast():
             return case.task.loss(attached.model, given)
 
-    hook.prepare(itertools.repeat(batch), loss)
-    hook.start(optimizer, 100)
+    hook.prepare(itertools.repeat(contender.batch), loss)
+    hook.start(contender.optimizer, 100)
     hook.after_step(99)  # what comes after the last step is a sparse one
     attached.model.train()
-    return Contender(context, attached, case, batch, optimizer), hook if isinstance(hook, ContextualHook) else None
+    return contender, hook if isinstance(hook, ContextualHook) else None
 
 
 def page(results: dict[str, Any]) -> str:

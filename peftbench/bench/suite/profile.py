@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from peftbench.bench import markdown
@@ -127,11 +126,7 @@ def _top(case: dict[str, Any]) -> str:
     total = case["profiled_ms"]
     rows = [
         [f"`{op['op']}`", f"{op['ms']:.2f}", f"{100 * op['ms'] / total:.1f} %", f"{op['calls']:.0f}", kind(op["op"])]
-        for op in _first(case["ops"])
+        for op in case["ops"][:TOP]
     ]
     columns = ["Op", "ms a step", "Share", "Calls a step", "Counted as"]
     return f"## {case['name']}\n\n{markdown.table(columns, rows)}"
-
-
-def _first(ops: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return list(ops)[:TOP]

@@ -96,19 +96,14 @@ def _time(case: Case, result: dict[str, Any], options: Options) -> None:
 
 def enter(case: Case, name: str) -> Contender:
     """One of `WAYS` in train mode after its first step, pruned if it is to be."""
-    from peftbench.bench.contenders import Contender
+    from peftbench.bench.contenders import ready
     from peftbench.run import build
-    from peftbench.training.optimizer import build_optimizer
 
     method, overrides = WAYS[name]
     context = case.context(method, *overrides)
-    attached = build(context, case.task)
-    attached.model.train()
-    config: Any = attached.model.config
-    optimizer = build_optimizer(attached, context.run.trainer, context.device)
-    contender = Contender(context, attached, case, case.batch(config.vocab_size), optimizer)
-    hook = context.run.sparsity.hook(attached)
-    hook.start(optimizer, 2)
+    contender = ready(case, context, build(context, case.task))
+    hook = context.run.sparsity.hook(contender.attached)
+    hook.start(contender.optimizer, 2)
     contender.step()
     hook.after_step(0)  # of two, which is when it prunes
     return contender

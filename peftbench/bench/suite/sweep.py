@@ -82,11 +82,10 @@ def _setting(options: Options, folder: Path) -> tuple[Setting, dict[str, Any]]:
         extra = {"OMP_NUM_THREADS": "1"}
     config = compose("dataset=sst2", f"dataset.path={source}", *data, *model)
     text = config.dataset.read()
-    for name, split in (("train", text.train), ("validation", text.evaluation)):
-        rows = sorted(range(len(split.ids)), key=lambda row: split.ids[row]) if name == "validation" else None
-        order = range(len(split.ids)) if rows is None else rows
-        texts, labels = [split.texts[row] for row in order], [(split.labels or [])[row] for row in order]
-        realdata.write(folder / "peer", name, texts, labels)
+    realdata.write(folder / "peer", "train", text.train.texts, text.train.labels or [])
+    # By id, as our predictions are read: answers are compared item by item.
+    dev = sorted(zip(text.evaluation.ids, text.evaluation.texts, text.evaluation.labels or [], strict=True))
+    realdata.write(folder / "peer", "validation", [item[1] for item in dev], [item[2] for item in dev])
     facts = {
         "sentences": len(text.train.texts),
         "validation": len(text.validation.texts),
@@ -95,9 +94,8 @@ def _setting(options: Options, folder: Path) -> tuple[Setting, dict[str, Any]]:
         "base": config.model.name,
         "validations": config.trainer.validations,
         "batch_size": config.trainer.batch_size,
-        "overrides": [part for part in data if "path" not in part],
     }
-    path: str = config.model.source  # type: ignore[attr-defined]
+    path: str = config.model.source  # type: ignore[attr-defined]  # packaged and local models have one
     return Setting(folder, source, folder / "peer", model, path, RATES, data, extra), facts
 
 

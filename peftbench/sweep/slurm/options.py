@@ -33,7 +33,7 @@ _ASKED = (
     "no-requeue",
     "time",
 )
-_FIXED = ("array", "error", "job-name", "open-mode", "output", "signal", "time")
+_FIXED = ("array", "error", "job-name", "open-mode", "output", "signal")
 """What sbatch is told by options of its own, or needs to be as it is."""
 
 

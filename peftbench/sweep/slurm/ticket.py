@@ -81,8 +81,12 @@ def hand_over(point: Point, ticket: Ticket | None) -> bool:
 
 def drop(point: Point) -> None:
     """Remove what we keep about a point."""
+    _remove(path(point, _TICKET))
+
+
+def _remove(ticket: Path) -> None:
     for suffix in (_TICKET, _REPORTS, _VERDICT):
-        path(point, suffix).unlink(missing_ok=True)
+        ticket.with_name(ticket.name.removesuffix(_TICKET) + suffix).unlink(missing_ok=True)
 
 
 def settle(sweep: Path) -> set[str]:
@@ -91,8 +95,7 @@ def settle(sweep: Path) -> set[str]:
     for ticket in (sweep / FOLDER).glob(f"*{_TICKET}"):
         record = read(sweep / ticket.name.removesuffix(_TICKET))
         if record is not None and is_own(record):
-            for suffix in (_TICKET, _REPORTS, _VERDICT):
-                ticket.with_suffix(suffix).unlink(missing_ok=True)
+            _remove(ticket)
         else:
             with suppress(OSError, ValueError, KeyError, TypeError):
                 names.add(json.loads(ticket.read_text(encoding="utf-8"))["name"])
