@@ -77,7 +77,10 @@ def _mark_overlap(folder: Path) -> None:
     at_work = folder / "at_work"
     if at_work.exists() and _is_alive(at_work.read_text()):
         (folder / "overlap").touch()
-    at_work.write_text(str(os.getpid()))
+    # In one step: killed within a plain write it would leave an empty file, and /proc//stat is always there.
+    mine = folder / f"at_work.{os.getpid()}"
+    mine.write_text(str(os.getpid()))
+    mine.rename(at_work)
 
 
 def _is_alive(pid: str) -> bool:

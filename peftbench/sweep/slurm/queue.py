@@ -41,6 +41,11 @@ class Ending:
     code: int = 0
     signal: int = 0
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it tells why no record is there: what has FAILED has a code or a signal, which may come later."""
+        return self.state != "COMPLETED" and (self.state != "FAILED" or bool(self.code or self.signal))
+
     def verdict(self, minutes: int) -> tuple[Status, str]:
         """Status and reason of a run whose job ended like this before it could leave its record.
 

@@ -67,7 +67,7 @@ class Sent:
             end = Ending("?", "gone from the queue, and sacct does not know it")
         if end.state == "COMPLETED" and (record := outcome.record_of(self.point)) is not None:
             return record  # the run was ended, and not by Slurm
-        if end.state == "COMPLETED" and not late:
+        if not end.is_whole and not late:
             return None
         return outcome.finish(
             self.point,

@@ -12,7 +12,7 @@ from peftbench.errors import UserError
 from peftbench.sweep import outcome
 from peftbench.sweep.claim import Claim
 from peftbench.sweep.engine import Plan, carry_out_plan
-from peftbench.sweep.slurm import job, watch
+from peftbench.sweep.slurm import job, sent, watch
 from peftbench.sweep.slurm.job import Task
 from peftbench.sweep.slurm.queue import Ending, Queue, endings
 from peftbench.sweep.slurm.ticket import JOB, Ticket, Wire, drop, hand_over, settle
@@ -47,6 +47,25 @@ def test_a_state_of_slurm_is_a_status_and_a_reason(line: str, status: str, said:
     found, reason = end.verdict(60)
     assert found == status
     assert said in reason
+
+
+def test_an_end_without_a_reason_is_asked_for_again_for_a_while(noop_points, monkeypatch) -> None:
+    """Seen once on a real Slurm: a job that SIGKILL had ended was FAILED with code 0 at first."""
+    (point,) = noop_points("")
+    claim = Claim.take(point)
+    assert claim is not None
+    out = sent.Sent(point, claim, None, ticket())
+    queue = Answers(sacct="7|FAILED|0:0\n")
+    assert out.end(queue, 60) is None
+    queue = Answers(sacct="7|FAILED|0:9\n")
+    found = out.end(queue, 60)
+    assert found is not None
+    assert (found.status, found.reason) == ("killed", "Slurm job 7 was ended by signal 9")
+    monkeypatch.setattr(sent, "PATIENCE", -1.0)
+    found = out.end(Answers(sacct="7|FAILED|0:0\n"), 60)
+    assert found is not None
+    assert found.status == "failed"
+    claim.release()
 
 
 @pytest.mark.parametrize(
