@@ -18,7 +18,7 @@ SEEDS = 3
 SENTENCES = 8000
 JOBS = 2
 RATES = {"lora": 0.003, "sparse_lora": 0.003, "qlora": 0.003, "hira": 0.03}
-"""Those of sweeps/sst2.yaml, which the validation split chose (docs/results/fair_lr.md)."""
+"""Which the validation split chose on as many sentences (docs/results/fair_lr.md)."""
 PADDED = ("lora", "qlora", "hira")
 """With one seed: a run takes minutes. LoRA counts twice, once for itself and once for Sparse LoRA."""
 AS_OURS = ("--batch-size", "32", "--bf16")
