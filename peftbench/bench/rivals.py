@@ -51,8 +51,8 @@ class Setting:
 
 def ours(setting: Setting, name: str, seed: int, *more: str) -> dict[str, Any]:
     """One engine with a run of each method at one seed: ``seconds`` of all, and its ``runs``."""
-    where = f"method != 'full' and seed == {seed}"
-    sweep = ["-m", "peftbench", "-cn", "sst2", f"hydra.sweeper.where={json.dumps(where)}"]
+    where = " or ".join(f"method == '{method}' and trainer.lr == {rate!r}" for method, rate in setting.rates.items())
+    sweep = ["-m", "peftbench", "-cn", "sst2", f"seed={seed}", f"hydra.sweeper.where={json.dumps(where)}"]
     where_to = [f"sweep={name}", f"output_dir={setting.folder / 'outputs'}", f"dataset.path={setting.source}"]
     seconds = _run([*sweep, *where_to, *setting.model, *setting.data, *more], setting)
     return {"seconds": seconds, "runs": [_record(path) for path in _records(setting.folder / "outputs" / name)]}
