@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import orjson
+
 SCHEMA_VERSION = 1
 Status = Literal["ok", "skipped", "pruned", "oom", "failed", "killed"]
 FILE = "record.json"
@@ -92,7 +94,7 @@ def read(folder: Path | str) -> Record | None:
     """The record in ``folder``, or None if there is none that can be read."""
     try:
         with open(os.path.join(folder, FILE), "rb") as file:
-            return Record(**json.loads(file.read()))
+            return Record(**orjson.loads(file.read()))
     except (OSError, ValueError, TypeError):
         return None
 

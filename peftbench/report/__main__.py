@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 from peftbench.errors import UserError
 from peftbench.record import write_atomically
 from peftbench.report import BASELINE, sweep
-from peftbench.report.reading import uncollected
+from peftbench.report.reading import FEW, uncollected
 from peftbench.report.sweep import Sweep
 
 OUTPUTS = Path("outputs")
@@ -23,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
         with uncollected():
             folders = options.folders or [_newest(OUTPUTS)]
             loaded = [sweep.load(folder, workers=os.cpu_count() or 1) for folder in folders]
-            texts = [_report(one, options.baseline) for one in loaded]
+            with _tables(loaded):
+                texts = [_report(one, options.baseline) for one in loaded]
         if options.markdown:
             write_atomically(options.markdown, "\n".join(texts))
     except UserError as error:
@@ -33,16 +37,36 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _report(loaded: Sweep, baseline: str) -> str:
-    """Write and print everything about one folder; returns its tables as Markdown."""
+    """Write and print everything about one folder but its table of runs; returns its tables as Markdown."""
     # Not at the top: these start threads, and a process with threads should not fork, as reading may.
-    from peftbench.report import markdown, page, table, terminal
+    from peftbench.report import markdown, page, terminal
     from peftbench.report.view import views
 
     shown = views(loaded, baseline)
-    table.write(loaded)
     page.write(loaded, shown, baseline)
     terminal.show(loaded, shown)
     return markdown.render(loaded, shown)
+
+
+@contextmanager
+def _tables(loaded: Sequence[Sweep]) -> Iterator[None]:
+    """Write the tables of runs; where they are long, in a process of its own while the rest is made."""
+    beside = None
+    if sum(len(one.records) for one in loaded) >= FEW:
+        beside = get_context("fork").Process(target=_write_tables, args=(loaded,))
+        beside.start()
+    yield
+    if beside is not None:
+        beside.join()
+    if beside is None or beside.exitcode:  # what went wrong there is to be raised here
+        _write_tables(loaded)
+
+
+def _write_tables(loaded: Sequence[Sweep]) -> None:
+    from peftbench.report import table
+
+    for one in loaded:
+        table.write(one)
 
 
 def _parser() -> argparse.ArgumentParser:

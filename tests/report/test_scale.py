@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 
@@ -49,3 +52,32 @@ def test_rows_that_are_left_out_change_no_test(tmp_path):
     for setting, one in zip(shown, baseline.compare(tmp_path / "small", section, "lora", shown), strict=True):
         other = all_[id(setting)]
         assert (one.against, one.p, one.change) == (other.against, other.p, other.change)
+
+
+SCRIPT = """
+import os, sys
+from peftbench.report import __main__ as command, table
+
+parent, write = os.getpid(), table.write
+
+
+def watched(one):
+    if sys.argv[2] == "killed" and os.getpid() != parent:
+        os._exit(3)
+    print("parent" if os.getpid() == parent else "child", file=sys.stderr)
+    write(one)
+
+
+table.write, command.FEW = watched, 10
+sys.exit(command.main([sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize(("fault", "writer"), [("none", "child"), ("killed", "parent")])
+def test_a_long_table_is_written_in_a_process_of_its_own(tmp_path, fault, writer):
+    generate(tmp_path / "large", 60)
+    command = [sys.executable, "-c", SCRIPT, tmp_path / "large", fault]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.split() == [writer]
+    assert len(pd.read_csv(tmp_path / "large" / "results.csv")) == 60
