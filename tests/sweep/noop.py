@@ -55,6 +55,9 @@ def execute(run, folder: Path, record, on_progress) -> None:
         case "flaky":
             if len((folder / "starts").read_text().split()) <= int(value):
                 raise RuntimeError("not yet")
+        case "first":
+            if len((folder / "starts").read_text().split()) == 1:
+                time.sleep(float(value))
         case "curve":
             value, _, pause = value.partition(":")
             for index in range(1, int(value) + 1):

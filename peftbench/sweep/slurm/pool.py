@@ -118,11 +118,11 @@ class SlurmPool(Carrier):
         if self._before:
             self._progress.say(f"waiting for jobs that were sent before: {self._before}")
             self._before = 0
-        if self._new:
-            self._send()
         self._filling = self._cluster.search
         limit = float("inf") if seconds is None else time.monotonic() + seconds
         while not self._ended:
+            if self._new:
+                self._send()
             self._look()
             for sent in [sent for sent in self._sent if sent.began is not None]:
                 self._hear(sent)
@@ -200,7 +200,17 @@ class SlurmPool(Carrier):
             if seen is not None:
                 self._show(sent, seen)
             elif (record := sent.end(self._queue, self._cluster.options.time)) is not None:
-                self._take(sent, record)
+                if sent.lost and sent.attempt <= self._engine.retries:
+                    self._again(sent, record)
+                else:
+                    self._take(sent, record)
+
+    def _again(self, sent: Sent, record: Record) -> None:
+        """Have another job sent for a point that has lost its own."""
+        again = Sent(sent.point, sent.claim, sent.judge, Ticket("", 0, ""), attempt=sent.attempt + 1)
+        self._progress.say(f"{record.run_id} is {record.status}, try {again.attempt} follows: {record.reason}")
+        self._sent.remove(sent)
+        self._new.append(again)
 
     def _show(self, sent: Sent, seen: Seen) -> None:
         sent.gone = None

@@ -32,6 +32,10 @@ class Sent:
     """When it was first seen running."""
     gone: float | None = None
     """Since when the job is not in the queue."""
+    attempt: int = 1
+    """Which try this is: a job that Slurm ended counts, what is tried again inside a job does not."""
+    lost: bool = False
+    """Whether the job ended before its run could, and nobody had asked for that."""
 
     def __post_init__(self) -> None:
         self.wire = Wire(self.point)
@@ -69,11 +73,12 @@ class Sent:
             return record  # the run was ended, and not by Slurm
         if not end.is_whole and not late:
             return None
+        self.lost = end.state != "CANCELLED"
         return outcome.finish(
             self.point,
             *end.verdict(minutes),
             started=self.began or datetime.fromisoformat(self.ticket.sent),
-            circumstances={"jobs": 1, "attempt": 1, "slurm_job": end.job},
+            circumstances={"jobs": 1, "attempt": self.attempt, "slurm_job": end.job},
             log=self._log(end.job),
         )
 

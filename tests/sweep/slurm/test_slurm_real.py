@@ -51,6 +51,15 @@ def job_of(slurm, point: Point) -> str:
     return job
 
 
+def kill_job(point: Point) -> None:
+    """SIGKILL for what watches over the run inside its job."""
+    until(lambda: starts(point))
+    pid = int((point.folder / "starts").read_text())
+    server = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    supervisor = int(Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(supervisor, signal.SIGKILL)
+
+
 def start_engine(tmp_path: Path, points: list[Point], cluster, die: str = "") -> subprocess.Popen[str]:
     path = tmp_path / "engine.pkl"
     path.write_bytes(pickle.dumps((points, cluster, die)))
@@ -78,11 +87,7 @@ def test_every_end_of_a_job_is_a_record(slurm, cluster, noop_points) -> None:
         asked["job"] = slurm.call("scontrol", "show", "job", job_of(slurm, late)).stdout
         until(lambda: starts(cancelled))
         slurm.call("scancel", job_of(slurm, cancelled))
-        until(lambda: starts(killed))
-        pid = int((killed.folder / "starts").read_text())
-        server = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        supervisor = int(Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[1])
-        os.kill(supervisor, signal.SIGKILL)
+        kill_job(killed)
 
     thread = threading.Thread(target=strike)
     thread.start()
@@ -113,6 +118,24 @@ def test_every_end_of_a_job_is_a_record(slurm, cluster, noop_points) -> None:
     for fact in ("TimeLimit=00:01:00", "NumCPUs=1", "mem=300M", "Nice=7", "ArrayTaskThrottle=4", "Requeue=1"):
         assert fact in job, job
     assert "gpu" not in job, "device=cpu asks for none"
+
+
+def test_a_run_that_lost_its_job_gets_another_one_if_retries_are_asked_for(slurm, cluster, noop_points, capsys) -> None:
+    killed, cancelled, _ = points = noop_points("first:600", "first:601", "", retries=1)
+
+    def strike() -> None:
+        kill_job(killed)
+        until(lambda: starts(cancelled))
+        slurm.call("scancel", job_of(slurm, cancelled))
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    found = carry_out_plan(Plan.of(points), cluster())
+    thread.join()
+    assert [record.status for record in found] == ["ok", "killed", "ok"], found
+    assert [starts(point) for point in points] == [2, 1, 1], "what was cancelled is not wanted"
+    assert found == [records.read(point.folder) for point in points]
+    assert "is killed, try 2 follows: Slurm job" in capsys.readouterr().out
 
 
 def test_a_job_sees_the_gpu_that_it_asked_for_and_a_long_grid_is_sent_in_parts(slurm, cluster, noop_points) -> None:
