@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peftbench import __version__
 from peftbench.cli.messages import explain
-from peftbench.cli.overrides import command, rewrite
+from peftbench.cli.overrides import command, flags_first, rewrite
 from peftbench.cli.paths import CONF, register_plugins
 from peftbench.errors import UserError
 
@@ -39,7 +39,7 @@ def main() -> None:
     # Hydra then raises its errors instead of printing them, and they can be said in one sentence.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
-        sys.argv[1:] = rewrite(sys.argv[1:])
+        sys.argv[1:] = rewrite(flags_first(sys.argv[1:]))
         compose()
         if composed:
             from peftbench.sweep.command import carry_out

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from peftbench.cli.paths import CONF
+from peftbench.errors import UserError
 
 _NUMBERS = re.compile(r"^-?\d+(\.\d+)?(\s*,\s*-?\d+(\.\d+)?)*$")
 _OPEN = ("rank.pattern=", "rank.pattern.", "method.args=", "method.args.")
+_VALUED = {"--cfg", "-c", "--info", "-i", "--package", "-p", "--experimental-rerun"}
+_VALUED |= {"--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd"}
+"""Hydra's flags that the next word may be the value of."""
 _SWEEPS = re.compile(r"^(range|interval|choice|tag|sort|shuffle|int)\(.*\)$")
 
 
@@ -15,8 +21,31 @@ def rewrite(arguments: Iterable[str]) -> list[str]:
 
     ``rank`` is a group (``rank=fixed_alpha``), and Hydra takes no number as the name of a group's option. It refuses
     new keys without a ``+``, but in ``rank.pattern`` and ``method.args`` all of them are the user's.
+
+    Raises:
+        UserError: several options of one group are written as a list, of which Hydra would take the last.
     """
-    return [f"++{argument}" if argument.startswith(_OPEN) else _rank(argument) for argument in arguments]
+    return [f"++{argument}" if argument.startswith(_OPEN) else _rank(_one(argument)) for argument in arguments]
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """The same arguments with flags before overrides: ``method=lora -m seed=0,1`` is refused by argparse otherwise."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    before = ""
+    for argument in arguments:
+        is_value = before in _VALUED and "=" not in argument
+        (flags if argument.startswith("-") or is_value else overrides).append(argument)
+        before = argument
+    return [*flags, *overrides]
+
+
+def _one(argument: str) -> str:
+    key, _, value = argument.partition("=")
+    if value.startswith("[") and (CONF / key.strip("+ ")).is_dir():
+        several = re.sub(r"[^\w,]", "", value)
+        raise UserError(f"{argument} is a list, of which Hydra would take the last: write {key}={several} for a grid")
+    return argument
 
 
 def _rank(argument: str) -> str:

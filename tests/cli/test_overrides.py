@@ -1,6 +1,7 @@
 import pytest
 
-from peftbench.cli.overrides import rewrite
+from peftbench.cli.overrides import flags_first, rewrite
+from peftbench.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -23,3 +24,24 @@ from peftbench.cli.overrides import rewrite
 )
 def test_rank_takes_numbers_and_option_names(written: str, meant: str) -> None:
     assert rewrite([written]) == [meant]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("method=lora -m seed=0,1", "-m method=lora seed=0,1"),
+        ("seed=0,1 -cn demo rank=4 --cfg job", "-cn demo --cfg job seed=0,1 rank=4"),
+        ("a=1 --config-dir=x=y b=2", "--config-dir=x=y a=1 b=2"),
+        ("--info method=lora", "--info method=lora"),
+        ("~sparsity a=1", "~sparsity a=1"),
+    ],
+)
+def test_flags_may_stand_between_overrides(written: str, meant: str) -> None:
+    assert flags_first(written.split()) == meant.split()
+
+
+@pytest.mark.parametrize("written", ["method=[lora,hira]", "method=['lora', 'hira']", "+method=[lora,hira]"])
+def test_a_list_of_methods_is_no_grid(written: str) -> None:
+    with pytest.raises(UserError, match=r"write \+?method=lora,hira for a grid"):
+        rewrite([written])
+    assert rewrite(["sparsity.layers=[1,2]"]) == ["sparsity.layers=[1,2]"]
