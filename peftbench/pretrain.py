@@ -61,8 +61,8 @@ def pretrain(dataset_path: str | None, out: Path, recipe: Recipe, threads: int |
         raise UserError(f"{out} is there already: delete it, or write another --out")
     import torch
 
+    from peftbench.context import quiet_libraries
     from peftbench.data.imdb import Imdb
-    from peftbench.run import quiet_libraries
     from peftbench.tasks.causal_lm import CausalLM
 
     quiet_libraries()
@@ -126,9 +126,9 @@ def _fit(
     from transformers import AutoModelForCausalLM, GPT2Config
 
     from peftbench.config import Trainer
+    from peftbench.context import seed_everything
     from peftbench.measuring import precision
     from peftbench.methods.base import Attached
-    from peftbench.run import seed_everything
     from peftbench.training.loop import Loop
 
     shape: dict[str, Any] = {

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import random
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from peftbench.errors import UserError
+from peftbench.context import Context, quiet_libraries, resolve_device, seed_everything
 from peftbench.measuring import precision
-from peftbench.measuring.clock import Phases
 from peftbench.measuring.energy import Energy
 from peftbench.measuring.environment import describe
 from peftbench.measuring.flops import flops_per_token
@@ -49,40 +46,6 @@ class Data:
     train: Encoded
     validation: Encoded
     evaluation: Encoded
-
-
-@dataclass
-class Context:
-    """What all phases of one run share."""
-
-    run: RunConfig
-    folder: Path
-    record: Record
-    on_progress: OnProgress
-    device: torch.device
-    dtype: torch.dtype
-    baseline: int | None
-    """Memory of the process before anything was loaded, bytes."""
-    clock: Phases = field(default_factory=Phases)
-
-    @property
-    def attention(self) -> str:
-        """Which of transformers' attention implementations is used."""
-        asked = self.run.trainer.attention
-        if asked != "auto":
-            return asked
-        return attention.NAME if self.own_dropout else "sdpa"
-
-    @property
-    def own_dropout(self) -> bool:
-        """Whether dropout on the CPU is ours in place of torch's: it draws from a generator of its own, which cannot
-        be traced, and whose state gradient checkpointing does not put back."""
-        trainer = self.run.trainer
-        return self.device.type == "cpu" and not (trainer.compile or trainer.gradient_checkpointing)
-
-    def autocast(self) -> Any:
-        """The precision that every forward pass runs in."""
-        return precision.autocast(self.device, self.dtype)()
 
 
 def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgress) -> None:
@@ -262,35 +225,3 @@ def profile(context: Context, data: Data, attached: Attached) -> None:
     measure(attached.model.eval(), "speed/infer")
     if (merged := run.method.merge(attached)) is not None:
         measure(merged.eval(), "speed/infer_merged")
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device that ``device=`` names; ``auto`` is CUDA where there is one, else the CPU.
-
-    Raises:
-        UserError: CUDA or MPS is asked for and not there.
-    """
-    cuda = torch.cuda.is_available()
-    if name == "auto":
-        return torch.device("cuda" if cuda else "cpu")
-    if name.startswith("cuda") and not cuda:
-        raise UserError(f"device={name}: no CUDA device here; write device=auto or device=cpu")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device=mps: no Apple GPU here; write device=auto or device=cpu")
-    return torch.device(name)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy, torch (all devices) and our own dropout."""
-    random.seed(seed)
-    dropout.Bits.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def quiet_libraries() -> None:
-    """A run's log says what the run does, not how transformers loads a file."""
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()

@@ -14,9 +14,9 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from support import ROOT, pruning
 
 from peftbench.record import Record
-from peftbench.run import execute, resolve_device
-from peftbench.sweep.engine import blank_record
+from peftbench.run import execute
 from peftbench.sweep.grid import Point
+from peftbench.sweep.outcome import blank_record
 
 CONTEXTUAL = ("sparsity=contextual", "sparsity.ratio=0.25", "sparsity.dense_end=0")
 MEASURED = ("speed/", "time/", "memory/", "energy/")
@@ -112,13 +112,6 @@ def test_every_figure_is_in_the_glossary_and_the_other_way_round(tiny_run, tmp_p
     known -= set(contextual.metrics) - set(record.metrics)
     elsewhere = {"quality/perplexity", "quality/mlm_loss", "quality/mlm_pseudo_perplexity", "energy/train_j"}
     assert known - set(record.metrics) == elsewhere
-
-
-def test_a_device_that_is_not_there_is_said() -> None:
-    from peftbench.errors import UserError
-
-    with pytest.raises(UserError, match="device=auto"):
-        resolve_device("cuda:7")
 
 
 def test_gradient_checkpointing_changes_no_figure(tiny_run) -> None:

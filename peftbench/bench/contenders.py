@@ -15,6 +15,7 @@ from torch import nn
 
 from peftbench import run
 from peftbench.bench.workloads import RANK, Case
+from peftbench.context import seed_everything
 from peftbench.measuring.sizes import base_bytes
 from peftbench.methods import injection
 from peftbench.methods.base import Attached
@@ -24,8 +25,8 @@ from peftbench.training.optimizer import build_optimizer
 if TYPE_CHECKING:
     from peft import PeftConfig
 
+    from peftbench.context import Context
     from peftbench.models.base import Loaded
-    from peftbench.run import Context
     from peftbench.tasks.base import Batch
 
 Build = Callable[[Case], tuple["Context", Attached]]
@@ -118,10 +119,10 @@ def _load(context: Context, case: Case, four_bit: bool) -> Loaded:
     if four_bit or context.device.type == "cuda":
         where["device_map"] = {"": str(context.device)}
     extra = _quantized(context, context.run.model.head(case.task)) if four_bit else {}
-    run.seed_everything(context.run.seed)
+    seed_everything(context.run.seed)
     loaded = context.run.model.build(case.task, {**where, **extra})
     context.record.base |= loaded.identity
-    run.seed_everything(context.run.seed)
+    seed_everything(context.run.seed)
     return loaded
 
 

@@ -66,9 +66,9 @@ def measure(name: str, options: Options, command: str, code: dict[str, Any]) -> 
     Args:
         code: the state of the checkout before the first benchmark wrote its files into it.
     """
+    from peftbench.context import quiet_libraries, resolve_device
     from peftbench.measuring import precision
     from peftbench.measuring.environment import describe
-    from peftbench.run import quiet_libraries, resolve_device
     from peftbench.training.primitives import bound_caches
 
     benchmark = find(name)

@@ -42,9 +42,9 @@ def peak(case: Case, name: str, enter: Enter | None = None) -> dict[str, Any]:
         enter: builds the contender, a function that can be imported; None is that of `peftbench.bench.contenders`.
     """
     from peftbench.bench import contenders
+    from peftbench.context import quiet_libraries
     from peftbench.measuring.clock import synchronize
     from peftbench.measuring.memory import PeakMemory, resident
-    from peftbench.run import quiet_libraries
     from peftbench.training.primitives import bound_caches
 
     quiet_libraries()

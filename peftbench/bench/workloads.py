@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from peftbench.cli.paths import CONF, register_plugins
+from peftbench.context import Context
 from peftbench.errors import UserError
 from peftbench.record import Record
-from peftbench.run import Context
 from peftbench.tasks.base import Batch
 from peftbench.tasks.classification import SequenceClassification
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from peftbench import report
 from peftbench.errors import UserError
 from peftbench.record import FILE, Record
-from peftbench.sweep.engine import Place, Plan, carry_out_plan
+from peftbench.sweep.engine import Place, carry_out_plan
 from peftbench.sweep.grid import Point
+from peftbench.sweep.plan import Plan
 from peftbench.sweep.slurm.options import Cluster
 
 

@@ -20,6 +20,7 @@ from peftbench.sweep.child import Judge
 from peftbench.sweep.compose import Composer
 from peftbench.sweep.grid import Point, load, parse
 from peftbench.sweep.outcome import writing
+from peftbench.sweep.plan import Plan
 from peftbench.sweep.search_options import SearchOptions
 from peftbench.sweep.search_space import Space
 from peftbench.sweep.search_study import counted, opened, pruner, sampler
@@ -211,7 +212,7 @@ class Search:
         """The point's record without a run: of this call, from disk, or because it can never run."""
         run_id = point.run.run_id
         if run_id not in self._records:
-            plan = engine.Plan.of([point])
+            plan = Plan.of([point])
             if plan.todo:
                 return None
             (self._records[run_id],) = engine.carry_out_plan(plan)

@@ -103,8 +103,8 @@ def searched(tiny_run, folder: Path, *overrides: str, lr: float, value: float) -
     """A record of a real configuration, as a run of a search would leave it."""
     from datetime import UTC, datetime
 
-    from peftbench.sweep.engine import blank_record
     from peftbench.sweep.grid import Point
+    from peftbench.sweep.outcome import blank_record
 
     record = blank_record(Point(tiny_run(*overrides, f"trainer.lr={lr}"), ()), datetime.now(UTC))
     record.status, record.selection = "ok", {"metric": "validation/accuracy", "value": value}

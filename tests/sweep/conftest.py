@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from searching import composed, loader, quick, runner, space, start  # noqa: F401
 
 from peftbench.sweep.grid import Point
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from peftbench import record as records
-from peftbench.sweep.engine import Plan, carry_out_plan
+from peftbench.sweep.engine import carry_out_plan
 from peftbench.sweep.grid import Point
+from peftbench.sweep.plan import Plan
 from peftbench.sweep.pool import Pool
 
 

@@ -26,9 +26,10 @@ from support import noop_launcher
 from peftbench import record as records
 from peftbench.errors import UserError
 from peftbench.sweep import command, search
-from peftbench.sweep.engine import Plan, carry_out_plan
+from peftbench.sweep.engine import carry_out_plan
 from peftbench.sweep.grid import Point
 from peftbench.sweep.orphans import VARIABLE
+from peftbench.sweep.plan import Plan
 from peftbench.sweep.search_options import SearchOptions
 from peftbench.sweep.search_space import Number, Space
 from peftbench.sweep.search_study import counted

@@ -14,9 +14,10 @@ from support import noop_launcher
 
 from peftbench import record as records
 from peftbench.errors import UserError
-from peftbench.sweep.engine import Plan, carry_out_plan
+from peftbench.sweep.engine import carry_out_plan
 from peftbench.sweep.grid import Point
 from peftbench.sweep.outcome import is_interrupted
+from peftbench.sweep.plan import Plan
 from peftbench.sweep.process import ForkServer
 from peftbench.sweep.slots import Slot, _listed, share, slots_for
 

@@ -29,9 +29,9 @@ def run(options: Options) -> dict[str, Any]:
     from peftbench.bench.contenders import enter
     from peftbench.bench.timing import interleave
     from peftbench.bench.workloads import Case, workloads
+    from peftbench.context import resolve_device
     from peftbench.errors import Skip
     from peftbench.measuring.clock import synchronize
-    from peftbench.run import resolve_device
 
     case = Case(workloads(options.quick)[0], "attention", str(resolve_device("auto")))
     device, workload = torch.device(case.device), case.workload

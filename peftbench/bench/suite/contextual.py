@@ -32,7 +32,7 @@ GOALS = (
 def run(options: Options) -> dict[str, Any]:
     """Both contenders turn by turn on every workload."""
     from peftbench.bench.workloads import RANK, Case, long_workloads, workloads
-    from peftbench.run import resolve_device
+    from peftbench.context import resolve_device
 
     device = str(resolve_device("auto"))
     long, short = long_workloads(options.quick), workloads(options.quick)[0]

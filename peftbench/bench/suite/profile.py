@@ -36,7 +36,7 @@ OUTSIDE = "Python, between ops"
 def run(options: Options) -> dict[str, Any]:
     """One profile a workload: sentences as SST-2's, and the lengths of IMDB."""
     from peftbench.bench.workloads import Case, long_workloads, workloads
-    from peftbench.run import resolve_device
+    from peftbench.context import resolve_device
 
     device = str(resolve_device("auto"))
     chosen = [workloads(options.quick)[0], *long_workloads(options.quick)]

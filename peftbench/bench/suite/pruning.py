@@ -52,7 +52,7 @@ def run(options: Options) -> dict[str, Any]:
     """Times turn by turn, memory in processes of their own, files as a run writes them."""
     from peftbench.bench.memory import in_fresh_process
     from peftbench.bench.workloads import Case, workloads
-    from peftbench.run import resolve_device
+    from peftbench.context import resolve_device
 
     case = Case(workloads(options.quick)[0], "all-linear", str(resolve_device("auto")))
     found: dict[str, dict[str, Any]] = {name: {} for name in WAYS}

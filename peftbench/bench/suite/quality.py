@@ -56,7 +56,8 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _way(way: str, seeds: Sequence[int], fixed: Sequence[str], options: Options) -> dict[str, Any]:
-    from peftbench.sweep.engine import Plan, carry_out_plan
+    from peftbench.sweep.engine import carry_out_plan
+    from peftbench.sweep.plan import Plan
     from peftbench.sweep.process import ForkServer
 
     title, precision = WAYS[way]

@@ -22,7 +22,7 @@ def run(options: Options) -> dict[str, Any]:
     """Every workload with each set of targets; memory is measured unless quick (a process for each contender)."""
     from peftbench.bench.workloads import LEARNING_RATE, RANK, Case, workloads
     from peftbench.bench.workloads import TARGETS as targets
-    from peftbench.run import resolve_device
+    from peftbench.context import resolve_device
 
     device = resolve_device("auto")
     warmup = QUICK_WARMUP if options.quick else WARMUP

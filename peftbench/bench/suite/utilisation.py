@@ -42,7 +42,7 @@ class Product(NamedTuple):
 def run(options: Options) -> dict[str, Any]:
     """Step and yardsticks by turns, on every long workload."""
     from peftbench.bench.workloads import Case, long_workloads
-    from peftbench.run import resolve_device
+    from peftbench.context import resolve_device
 
     device = str(resolve_device("auto"))
     cases = [Case(workload, "attention", device) for workload in long_workloads(options.quick)]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 def main() -> None:
     """The pickle holds the points, how they are carried out, and where the engine kills itself (or nowhere)."""
-    from peftbench.sweep.engine import Plan, carry_out_plan
+    from peftbench.sweep.engine import carry_out_plan
+    from peftbench.sweep.plan import Plan
     from peftbench.sweep.slurm import pool
 
     points, cluster, die = pickle.loads(Path(sys.argv[1]).read_bytes())

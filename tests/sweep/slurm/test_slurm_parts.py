@@ -11,7 +11,8 @@ from peftbench import record as records
 from peftbench.errors import UserError
 from peftbench.sweep import outcome
 from peftbench.sweep.claim import Claim
-from peftbench.sweep.engine import Plan, carry_out_plan
+from peftbench.sweep.engine import carry_out_plan
+from peftbench.sweep.plan import Plan
 from peftbench.sweep.slurm import job, sent, watch
 from peftbench.sweep.slurm.job import Task
 from peftbench.sweep.slurm.queue import Ending, Queue, endings

@@ -22,9 +22,10 @@ from support import CONF, noop_launcher
 from peftbench import record as records
 from peftbench.errors import UserError
 from peftbench.sweep import engine, search
-from peftbench.sweep.engine import Plan, carry_out_plan
+from peftbench.sweep.engine import carry_out_plan
 from peftbench.sweep.grid import Point
 from peftbench.sweep.outcome import is_interrupted
+from peftbench.sweep.plan import Plan
 from peftbench.sweep.slurm import pool
 from peftbench.sweep.slurm.ticket import Ticket
 

@@ -1,0 +1,87 @@
+"""What all phases of one run share: its configuration, its record, and the device, precision and seed it runs with."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from peftbench.errors import UserError
+from peftbench.measuring import precision
+from peftbench.measuring.clock import Phases
+from peftbench.training import attention, dropout
+
+if TYPE_CHECKING:
+    from peftbench.config import RunConfig
+    from peftbench.record import Record
+    from peftbench.sweep.child import OnProgress
+
+
+@dataclass
+class Context:
+    """What all phases of one run share."""
+
+    run: RunConfig
+    folder: Path
+    record: Record
+    on_progress: OnProgress
+    device: torch.device
+    dtype: torch.dtype
+    baseline: int | None
+    """Memory of the process before anything was loaded, bytes."""
+    clock: Phases = field(default_factory=Phases)
+
+    @property
+    def attention(self) -> str:
+        """Which of transformers' attention implementations is used."""
+        asked = self.run.trainer.attention
+        if asked != "auto":
+            return asked
+        return attention.NAME if self.own_dropout else "sdpa"
+
+    @property
+    def own_dropout(self) -> bool:
+        """Whether dropout on the CPU is ours in place of torch's: it draws from a generator of its own, which cannot
+        be traced, and whose state gradient checkpointing does not put back."""
+        trainer = self.run.trainer
+        return self.device.type == "cpu" and not (trainer.compile or trainer.gradient_checkpointing)
+
+    def autocast(self) -> Any:
+        """The precision that every forward pass runs in."""
+        return precision.autocast(self.device, self.dtype)()
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that ``device=`` names; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        UserError: CUDA or MPS is asked for and not there.
+    """
+    cuda = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "cpu")
+    if name.startswith("cuda") and not cuda:
+        raise UserError(f"device={name}: no CUDA device here; write device=auto or device=cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device=mps: no Apple GPU here; write device=auto or device=cpu")
+    return torch.device(name)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy, torch (all devices) and our own dropout."""
+    random.seed(seed)
+    dropout.Bits.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def quiet_libraries() -> None:
+    """A run's log says what the run does, not how transformers loads a file."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()

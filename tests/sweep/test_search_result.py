@@ -1,0 +1,96 @@
+"""What a search ends with: its best trials, a configuration of the best, and its part of the page."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+from hydra import compose, initialize_config_dir
+from optuna.importance import get_param_importances
+from searching import ACCURACY, MEMORY, SPACE, study_in
+from support import CONF
+
+from peftbench import report
+from peftbench.record import read_sweep
+from peftbench.sweep.grid import load
+from peftbench.sweep.search_result import best_trials
+
+
+def test_a_search_ends_with_a_config_that_is_its_best_run(start, runner, tmp_path) -> None:
+    assert start(*SPACE, "trainer.max_steps=7", n_trials=5) == 0
+    records = list(read_sweep(tmp_path / "s"))
+    best = max(records, key=lambda record: record.selection["value"])
+    assert len(records) == 5
+    assert best.config["trainer"]["max_steps"] == 7
+    with initialize_config_dir(str(tmp_path / "s"), version_base="1.3"):
+        found = load(compose("best", [f"hydra.searchpath=[file://{CONF}]"]))
+    assert found.hash == best.config_hash
+    assert found.sweep == "s-best"
+
+
+def test_the_entry_point_runs_the_best_config_as_it_is(start, runner, quick, tmp_path) -> None:
+    start(*SPACE, n_trials=2)
+    command_line = ["--config-dir", str(tmp_path / "s"), "-cn", "best", "engine.dry_run=true"]
+    done = subprocess.run(
+        [sys.executable, "-m", "peftbench", *command_line], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (best,) = best_trials(study_in(tmp_path))
+    assert best.user_attrs["run_id"] in done.stdout
+
+
+def test_the_pareto_set_is_what_no_other_run_beats(start, runner, quick, tmp_path, capsys) -> None:
+    assert start(*SPACE, objectives=[ACCURACY, MEMORY], n_trials=20) == 0
+    runs = {r.run_id: (r.selection["value"], -r.metrics["memory/train_peak_bytes"]) for r in read_sweep(tmp_path / "s")}
+    beaten = {
+        one
+        for one, other in itertools.permutations(runs, 2)
+        if all(a <= b for a, b in zip(runs[one], runs[other], strict=True)) and runs[one] != runs[other]
+    }
+    found = [trial.user_attrs["run_id"] for trial in best_trials(study_in(tmp_path))]
+    assert sorted(found) == sorted(set(runs) - beaten)
+    assert 1 < len(found) < len(runs)
+    assert not (tmp_path / "s" / "best.yaml").exists()
+    shown = capsys.readouterr().out
+    assert all(run_id in shown for run_id in found)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "drawn"),
+    [
+        ([ACCURACY], ["validation/accuracy by trial"]),
+        ([ACCURACY, MEMORY], ["validation/accuracy by trial", "validation/accuracy against memory/train_peak_bytes"]),
+    ],
+)
+def test_the_page_says_what_was_found(start, runner, quick, tmp_path, objectives: list, drawn: list[str]) -> None:
+    options = {"objectives": objectives, "constraints": ["memory/train_peak_bytes <= 50 kB"]}
+    assert start(*SPACE, n_trials=8, sampler="random", **options) == 0
+    text = report.write(tmp_path / "s").read_text()
+    part = text.partition('<section id="search">')[2].partition("</section>")[0]
+    best = best_trials(study_in(tmp_path))
+    assert all(trial.user_attrs["run_id"] in part for trial in best)
+    assert "Importance for validation/accuracy: " in part
+    assert all(f"<figcaption>{title}</figcaption>" in part for title in drawn)
+    # Each trial is a mark in each of its drawings.
+    assert part.count("<title>trial ") == 8 * part.count("<svg")
+    command = f"peftbench --config-dir {tmp_path / 's'} -cn best"
+    assert (command in part) == (len(objectives) == 1)
+    assert "http" not in part, "it needs nothing but itself"
+
+
+def test_a_damaged_search_file_costs_its_part_of_the_page_only(start, runner, quick, tmp_path) -> None:
+    start(*SPACE, n_trials=2)
+    (tmp_path / "s" / "search.json").write_text('{"trials": [')
+    assert 'id="search"' not in report.write(tmp_path / "s").read_text()
+
+
+def test_importance_is_for_the_better_end_of_an_objective(start, runner, quick, tmp_path, capsys) -> None:
+    """Of a single objective Optuna knows itself which way is better."""
+    assert start(*SPACE, n_trials=30, sampler="random") == 0
+    study = study_in(tmp_path)
+    expected = get_param_importances(study)
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in expected.items())
+    assert f"importance for validation/accuracy: {shares}" in capsys.readouterr().out
+    assert expected != get_param_importances(study, target=lambda trial: trial.values[0]), "the wrong end differs"
