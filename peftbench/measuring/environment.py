@@ -69,12 +69,14 @@ def git_state(source: Path) -> dict[str, Any]:
     """``git_commit`` and ``git_dirty`` of the checkout that tracks the file ``source``, whatever the working directory.
 
     Both are None where there is no git, no checkout, or ``source`` is not part of the one around it (a wheel installed
-    into a virtual environment inside some repository). Untracked files count as dirty: they can be imported.
+    into a virtual environment inside some repository). Untracked files count as dirty: they can be imported. What is
+    under ``docs`` does not: it changes no figure, and the page of one benchmark is there when the next one begins.
     """
     nothing = {"git_commit": None, "git_dirty": None}
     if _git(source.parent, "ls-files", "--error-unmatch", source.name) is None:
         return nothing
-    commit, status = _git(source.parent, "rev-parse", "HEAD"), _git(source.parent, "status", "--porcelain")
+    commit = _git(source.parent, "rev-parse", "HEAD")
+    status = _git(source.parent, "status", "--porcelain", "--", ":(top)", ":(top,exclude)docs")
     if commit is None or status is None:
         return nothing
     return {"git_commit": commit, "git_dirty": bool(status)}

@@ -84,6 +84,10 @@ def test_changed_and_untracked_files_make_it_dirty(source: Path):
     (source.parent / "method.py").write_text("")
     assert git_state(source)["git_dirty"] is True
     (source.parent / "method.py").unlink()
+    page = source.parents[1] / "docs" / "benchmarks" / "steps.md"
+    page.parent.mkdir(parents=True)
+    page.write_text("a page changes no figure")
+    assert git_state(source)["git_dirty"] is False
     source.write_text("changed")
     assert git_state(source)["git_dirty"] is True
 
