@@ -114,7 +114,7 @@ class RunConfig(Section):
     engine: Engine
     seed: int = Field(ge=0, lt=2**31)
     device: str = Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    sweep: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    sweep: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", coerce_numbers_to_str=True)
     output_dir: str
 
     @field_validator("method", "dataset", "model", "sparsity", "tracker", mode="before")

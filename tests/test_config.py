@@ -49,6 +49,7 @@ def test_wrong_values_are_named(compose, overrides: list[str], said: str) -> Non
 
 def test_hash_is_over_what_decides(compose) -> None:
     base = compose()
+    assert compose("sweep=7").sweep == "7"
     assert compose("tracker=none", "sweep=other", "output_dir=/elsewhere", "engine.fail_fast=true").hash == base.hash
     for change in ("seed=1", "trainer.lr=1e-4", "rank=4", "dataset.max_length=64", "method=hira", "device=cpu"):
         assert compose(change).hash != base.hash, change

@@ -32,7 +32,7 @@ def read_table(path: Path) -> pd.DataFrame:
             case ".parquet":
                 return pd.read_parquet(path)
             case ".csv":
-                return pd.read_csv(path, **plain)
+                return pd.read_csv(path, sep=_separator(path), **plain)
             case ".tsv":
                 return pd.read_csv(path, sep="\t", **plain)
             case ".json":
@@ -48,6 +48,13 @@ def read_table(path: Path) -> pd.DataFrame:
             f"{path} cannot be read, replace it by a whole copy ({type(error).__name__}: {error})"
         ) from error
     raise UserError(f"{path}: unknown kind of file; write one of {', '.join(SUFFIXES)}")
+
+
+def _separator(path: Path) -> str:
+    """What stands between the names of a CSV's columns: spreadsheets write semicolons where commas are for decimals."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        header = file.readline()
+    return next((mark for mark in ",;\t" if mark in header), ",")
 
 
 def find_table(folder: Path, *stems: str) -> Path | None:

@@ -55,6 +55,16 @@ def test_every_format_gives_the_same_data(tmp_path, suffix):
     assert "own split" in data.evaluation.name
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_csv_of_a_spreadsheet_is_read(tmp_path, mark):
+    frame().assign(review=lambda table: table.review + ", 1,5; really").to_csv(
+        tmp_path / "mine.csv", sep=mark, index=False
+    )
+    data = dataset(tmp_path / "mine.csv").read()
+    assert data.label_names == ("glad", "sad")
+    assert all(text.endswith(", 1,5; really") for text in data.train.texts)
+
+
 def test_a_folder_with_splits_is_taken_as_it_is_but_for_overlap(tmp_path):
     table = frame(30)
     write(table[:20], tmp_path / "train.csv")
