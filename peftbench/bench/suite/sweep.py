@@ -19,14 +19,14 @@ SENTENCES = 8000
 JOBS = 2
 RATES = {"lora": 0.003, "sparse_lora": 0.003, "qlora": 0.003, "hira": 0.03}
 """Which the validation split chose on as many sentences (docs/results/fair_lr.md)."""
-PADDED = ("lora", "qlora", "hira")
-"""With one seed: a run takes minutes. LoRA counts twice, once for itself and once for Sparse LoRA."""
+PADDED = ("lora",)
+"""With one seed: a run takes minutes, and of these it is the fastest."""
 AS_OURS = ("--batch-size", "32", "--bf16")
 SIDES = {
     "ours": f"ours, {JOBS} runs at a time",
     "alone": "ours, one run after another",
     "trainer": "Trainer + PEFT, a process a run",
-    "padded": "the same, padded to 128",
+    "padded": "the same, padded to 128 (LoRA only)",
     "matched": "Trainer + PEFT at our batch size, in bf16 (LoRA only)",
 }
 GOALS = {"trainer": 4.0, "padded": 10.0}
@@ -61,8 +61,7 @@ def _seed(setting: Setting, seed: int, options: Options) -> list[dict[str, Any]]
     if seed == 0:
         if not options.quick:
             blocks.append(block("alone", **rivals.ours(setting, "alone", seed, "engine.jobs=1")))
-        padded = PADDED[:1] if options.quick else PADDED
-        blocks += [peers("matched", ("lora",), *AS_OURS), peers("padded", padded, "--pad-to-max")]
+        blocks += [peers("matched", ("lora",), *AS_OURS), peers("padded", PADDED, "--pad-to-max")]
     return blocks
 
 
@@ -136,11 +135,8 @@ def _of(results: dict[str, Any], side: str) -> list[dict[str, Any]]:
 
 
 def each(block: dict[str, Any]) -> float:
-    """Seconds a run; where LoRA was run once for two, it is counted twice."""
-    runs = block["runs"]
-    if block["side"] == "padded":
-        return fmean([*(run["seconds"] for run in runs), runs[0]["seconds"]])
-    return float(block["seconds"]) / len(runs)
+    """Seconds a run."""
+    return float(block["seconds"]) / len(block["runs"])
 
 
 def times_faster(results: dict[str, Any], side: str) -> list[float]:
@@ -171,17 +167,13 @@ def _times(results: dict[str, Any]) -> str:
         figures = [f"{fmean(map(each, blocks)):.1f}", f"{fmean(run['train_seconds'] for run in runs):.1f}"]
         rows.append([title, str(len(runs)), *figures, markdown.ratio(found), markdown.spread(found)])
     table = markdown.table(["", "Runs measured", "s a run", "of them training", "× ours", "From–to"], rows)
-    padded = _of(results, "padded")
-    scaled = (
-        f"Padded to 128 was measured with seed 0 only, {', '.join(PADDED)}; LoRA's time counts twice, and "
-        f"{len(results['rates']) * len(results['seeds'])} runs would take "
-        f"{each(padded[0]) * len(results['rates']) * len(results['seeds']) / 60:.0f} minutes. "
-        if padded
-        else ""
-    )
+    (padded,) = _of(results, "padded")
+    count = len(results["rates"]) * len(results["seeds"])
     note = (
-        f"{scaled}Training of runs side by side overlaps, so two of ours take less than twice the seconds of one. Ours "
-        f"includes {results['validations']} validations on {results['validation']:,} sentences inside training."
+        f"Padded to 128 was measured with seed 0 and {', '.join(PADDED)} only: {count} such runs would take "
+        f"{each(padded) * count / 60:.0f} minutes. Training of runs side by side overlaps, so two of ours take less "
+        f"than twice the seconds of one. Ours includes {results['validations']} validations on "
+        f"{results['validation']:,} sentences inside training."
     )
     return f"{table}\n\n{note}"
 
