@@ -46,6 +46,7 @@ class Rank(Section):
     @property
     def scale(self) -> float:
         """``s = alpha / r``, the factor before ``B A``."""
+        # One of the two is set: that has been validated.
         return self.alpha_ratio if self.alpha is None else self.alpha / self.value  # type: ignore[return-value]
 
 

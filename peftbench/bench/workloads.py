@@ -73,6 +73,7 @@ def workloads(quick: bool) -> tuple[Workload, ...]:
     if quick:
         return (TINY,)
     try:
+        # A packaged model has it, and it is read for the error that it raises where the package is not there.
         Case(MINILM, "attention", "cpu").configured("lora").model.source  # type: ignore[attr-defined]  # noqa: B018
     except UserError:
         return (MINILM_SHAPE, DISTILBERT)

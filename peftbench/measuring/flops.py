@@ -47,7 +47,7 @@ def flops_per_token(
     # The counter is the inner mode: it splits composite ops first, and the watch sees only what really runs.
     with _untouched(model), watch, counter:
         loss_fn(model, batch).backward()
-    if watch.unknown:  # type: ignore[attr-defined]
+    if watch.unknown:  # type: ignore[attr-defined]  # its class is made in `_watch`, when torch is there
         return None
     return counter.get_total_flops() / batch.real_tokens
 

@@ -76,7 +76,7 @@ class Hira(RankedTuner):
             missing = largest - pair.rank
             for key, tensor in zip(pair.keys, (pair.a, pair.b * pair.scale), strict=True):
                 state[key] = pad(tensor.detach(), (0, 0, 0, missing) if tensor is pair.a else (0, missing))
-        config.r, config.rank_pattern = largest, {}  # type: ignore[attr-defined]
+        config.r, config.rank_pattern = largest, {}  # type: ignore[attr-defined]  # a HiraConfig
         return config, state
 
     def admit(self, model: PeftModel, config: PeftConfig, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -89,28 +89,29 @@ class Fused:
 
     def base_weight(self, dtype: torch.dtype) -> torch.Tensor:
         """W0, shape (d, k), a 4-bit one dequantized to ``dtype``."""
-        base: Any = self.get_base_layer()  # type: ignore[attr-defined]
-        weight = dense_weight(base.weight, dtype)
-        return weight.T if self.fan_in_fan_out else weight  # type: ignore[attr-defined]
+        this: Any = self
+        weight = dense_weight(this.get_base_layer().weight, dtype)
+        return weight.T if this.fan_in_fan_out else weight
 
     def compute_dtype(self, x: torch.Tensor) -> torch.dtype:
         """The dtype to multiply in: autocast's, else a 4-bit layer's own, else that of the weight."""
         if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
             return torch.get_autocast_dtype(x.device.type)
-        base: Any = self.get_base_layer()  # type: ignore[attr-defined]
+        this: Any = self
+        base = this.get_base_layer()
         if base.weight.is_floating_point():
             return base.weight.dtype
         return base.compute_dtype or x.dtype
 
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
         """``s B A`` in the layout of the base weight: what PEFT's merge multiplies it by, plus one."""
-        return super().get_delta_weight(adapter) * self.scale  # type: ignore[misc]
+        return super().get_delta_weight(adapter) * self.scale  # type: ignore[misc]  # PEFT's layer has it
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """x: (..., k) -> (..., d)."""
         this: Any = self
         if this.disable_adapters or this.merged:
-            return super().forward(x, *args, **kwargs)  # type: ignore[misc]
+            return super().forward(x, *args, **kwargs)  # type: ignore[misc]  # PEFT's layer has it
         a, b, dropout = this.hira_A[ADAPTER], this.hira_B[ADAPTER], this.hira_dropout[ADAPTER]
         dtype = self.compute_dtype(x)
         source = partial(self.base_weight, dtype)
@@ -139,4 +140,4 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {Linear: FusedLinear, Linear4bit
 def fuse(module: nn.Module, scale: float) -> None:
     """Turn one of PEFT's HiRA layers into its fused subclass, in place: parameters and hooks stay as they are."""
     module.__class__ = FUSED[type(module)]
-    module.scale = scale  # type: ignore[assignment]
+    module.scale = scale  # type: ignore[assignment]  # it is a `Fused` now

@@ -31,6 +31,8 @@ from peftbench.sweep.slurm.watch import wait_until_gone
 LOOK_SECONDS = 0.5
 """Between two looks for records."""
 SPARE_FILES = 256
+UNSENT = Ticket("", 0, "")
+"""Of a point whose job has yet to be sent."""
 
 
 class SlurmPool(Carrier):
@@ -111,7 +113,7 @@ class SlurmPool(Carrier):
             self._before += 1
             self._sent.append(Sent(point, claim, judge, held))
         else:
-            self._new.append(Sent(point, claim, judge, Ticket("", 0, "")))
+            self._new.append(Sent(point, claim, judge, UNSENT))
 
     def wait(self, seconds: float | None = None) -> list[Record]:
         """See `Carrier.wait`."""
@@ -207,7 +209,7 @@ class SlurmPool(Carrier):
 
     def _again(self, sent: Sent, record: Record) -> None:
         """Have another job sent for a point that has lost its own."""
-        again = Sent(sent.point, sent.claim, sent.judge, Ticket("", 0, ""), attempt=sent.attempt + 1)
+        again = Sent(sent.point, sent.claim, sent.judge, UNSENT, attempt=sent.attempt + 1)
         self._progress.say(f"{record.run_id} is {record.status}, try {again.attempt} follows: {record.reason}")
         self._sent.remove(sent)
         self._new.append(again)
