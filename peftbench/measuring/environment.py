@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import peftbench
-from peftbench.measuring.precision import label, native_bf16
+from peftbench.measuring.precision import bf16_gain, cpu_model, label, native_bf16
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +45,7 @@ def describe(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "device_name": device_name(device),
         "precision": label(dtype),
         "precision_emulated": dtype == torch.bfloat16 and not native_bf16(device),
+        "bf16_gain": bf16_gain(device),
         "threads": torch.get_num_threads(),
         "cores": _cores(),
         "ram_bytes": psutil.virtual_memory().total,
@@ -62,7 +63,7 @@ def device_name(device: torch.device) -> str:
         import torch
 
         return torch.cuda.get_device_name(device)
-    return _cpu_model() or platform.processor() or platform.machine()
+    return cpu_model() or platform.processor() or platform.machine()
 
 
 def git_state(source: Path) -> dict[str, Any]:
@@ -92,14 +93,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _cpu_model() -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 
 def _cores() -> int | None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.errors import Skip
+from peftbench.models.layout import Layout
 from peftbench.sparsity import contextual_predictor as predictor
-from peftbench.sparsity.contextual_layout import Layout
 from peftbench.sparsity.contextual_linear import Choice, Slicing, base_linear, base_weight, is_adapted, slice_layer
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from peftbench.sparsity.contextual_blocks import Block, Now
     from peftbench.tasks.base import Batch
 
-STEPS = 3
+STEPS = 5
 """Ratios that are tried of each block: its largest, and those that keep twice and four times as much."""
 ITEMS = 8
 """Items of a batch that are calibrated on."""

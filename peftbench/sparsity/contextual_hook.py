@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.errors import UserError
+from peftbench.models.layout import is_classifier
 from peftbench.sparsity import contextual_calibration as calibration
 from peftbench.sparsity.contextual_blocks import Attention, Block, FeedForward, Now
-from peftbench.sparsity.contextual_layout import find_layers, frozen_linears, is_classifier, output_tokens
+from peftbench.sparsity.contextual_layout import find_layers, frozen_linears, output_tokens
 from peftbench.sparsity.contextual_predictor import token_weights
 from peftbench.training.hooks import Hook
+from peftbench.training.last_layer import FirstTokenLayer
 
 if TYPE_CHECKING:
     from peftbench.methods.base import Attached
@@ -36,16 +38,19 @@ class ContextualHook(Hook):
     def __init__(self, sparsity: Contextual, attached: Attached) -> None:
         self.sparsity, self.model, self.now = sparsity, attached.model, Now()
         self.layout, self.base, layers = find_layers(attached.model)
-        if sparsity.output_tokens == "dense" and not is_classifier(attached.model):
+        self.classifies = is_classifier(attached.model)
+        if sparsity.output_tokens == "dense" and not self.classifies:
             raise UserError(
                 "sparsity.output_tokens=dense is for classifiers, which read one token of a sequence; here a loss is "
                 "taken at every token and all would be dense: write sparsity.output_tokens=sparse"
             )
         self.blocks: list[Block] = []
-        for number in _chosen_layers(sparsity.layers, len(layers)):
+        for number in _chosen_layers(sparsity.layers, layers):
             kinds = [FeedForward] * (sparsity.ffn > 0) + [Attention] * (sparsity.attention > 0)
             self.blocks += [kind(self.now, number, layers[number], self.layout) for kind in kinds]
-        self.dense_per_token = sum(rows * columns for layer in layers for rows, columns in frozen_linears(layer))
+        self.dense_per_token = sum(
+            rows * columns for layer in layers for rows, columns in frozen_linears(layer, self.layout)
+        )
         self.sensitivities: calibration.Table = {}
         self.steps, self.total_steps = range(0), 0
         self._tokens = self._computed = self._dense = 0
@@ -131,18 +136,26 @@ class ContextualHook(Hook):
     def _looked_at(self, batch: Batch) -> tuple[Tensor, ...]:
         """Index of the hidden states that count in calibration: of output tokens, or of all that are real."""
         mask = batch.inputs["attention_mask"]
-        if self.sparsity.output_tokens == "dense":
+        if self.classifies:
             return torch.arange(len(mask), device=mask.device), output_tokens(mask, self.layout)
         return mask.nonzero(as_tuple=True)
 
 
-def _chosen_layers(asked: tuple[int, ...] | None, count: int) -> list[int]:
-    """Numbers of the layers that may be sparse, of ``count`` in all."""
+def _chosen_layers(asked: tuple[int, ...] | None, layers: list[nn.Module]) -> list[int]:
+    """Numbers of the layers that may be sparse."""
+    count = len(layers) - isinstance(layers[-1], FirstTokenLayer)
     if asked is None:
-        found = list(range(max(1, count // 6), count))
+        found = list(range(max(1, len(layers) // 6), count))
         if not found:
             raise UserError("sparsity=contextual leaves the first layer dense and there is no other: write layers=[0]")
         return found
-    if too_large := [number for number in asked if number >= count]:
-        raise UserError(f"sparsity.layers={list(asked)}: there is no layer {too_large[0]}, they are 0 to {count - 1}")
+    if too_large := [number for number in asked if number >= len(layers)]:
+        raise UserError(
+            f"sparsity.layers={list(asked)}: there is no layer {too_large[0]}, they are 0 to {len(layers) - 1}"
+        )
+    if count in asked:
+        raise UserError(
+            f"sparsity.layers={list(asked)}: layer {count} is the last one, of which only the token that the "
+            f"classifier reads is computed anyway: write layers up to {count - 1}"
+        )
     return sorted(asked)

@@ -1,103 +1,33 @@
-"""Where the blocks of a network are: the one place that knows architectures by name."""
+"""What contextual sparsity must know of a network's blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from peftbench.errors import Skip
+from peftbench.models import layout as layouts
+from peftbench.models.layout import Found, Layout
+from peftbench.training.last_layer import FirstTokenLayer
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Module names within one layer, and what its attention calls its sizes."""
-
-    layers: str
-    """The list of layers, within the base transformer."""
-    attention: str
-    """Called with the hidden states that q, k and v are made of."""
-    core: str
-    """Holds the attention's sizes."""
-    projections: tuple[str, ...]
-    """q, k and v, or one layer that is all three side by side."""
-    out: str
-    first: str
-    """From the hidden states to the hidden channels of the feed-forward block."""
-    activation: str
-    second: str
-    head_width: str
-    """Attribute of ``core``: channels of a head."""
-    heads: str
-    read: Literal["first", "last"]
-    """Which real token of a sequence a classifier's head reads: its output token."""
-    total_width: str | None = None
-    """Attribute of ``core``: channels of all heads, where the attention reads it."""
-
-
-LAYOUTS = {
-    "bert": Layout(
-        layers="encoder.layer",
-        attention="attention",
-        core="attention.self",
-        projections=("attention.self.query", "attention.self.key", "attention.self.value"),
-        out="attention.output.dense",
-        first="intermediate.dense",
-        activation="intermediate.intermediate_act_fn",
-        second="output.dense",
-        head_width="attention_head_size",
-        heads="num_attention_heads",
-        read="first",
-    ),
-    "distilbert": Layout(
-        layers="transformer.layer",
-        attention="attention",
-        core="attention",
-        projections=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-        out="attention.out_lin",
-        first="ffn.lin1",
-        activation="ffn.activation",
-        second="ffn.lin2",
-        head_width="attention_head_size",
-        heads="n_heads",
-        read="first",
-    ),
-    "gpt2": Layout(
-        layers="h",
-        attention="attn",
-        core="attn",
-        projections=("attn.c_attn",),
-        out="attn.c_proj",
-        first="mlp.c_fc",
-        activation="mlp.act",
-        second="mlp.c_proj",
-        head_width="head_dim",
-        heads="num_heads",
-        read="last",
-        total_width="split_size",
-    ),
-}
-
-
-def find_layers(model: Any) -> tuple[Layout, Any, list[nn.Module]]:
-    """The layout of ``model`` (PEFT's wrapper or the network itself), its base transformer and its layers.
+def find_layers(model: Any) -> Found:
+    """The blocks of ``model``.
 
     Raises:
-        Skip: the architecture is not one of `LAYOUTS`.
+        Skip: the architecture is not a known one.
     """
-    network = model.get_base_model() if hasattr(model, "get_base_model") else model
-    kind = getattr(getattr(network, "config", None), "model_type", type(network).__name__)
-    if kind not in LAYOUTS:
+    found = layouts.find(model)
+    if found is None:
+        kind = layouts.architecture(model)
         raise Skip(
-            f"sparsity=contextual knows the blocks of {', '.join(LAYOUTS)}, not of {kind}: write sparsity=none, or add "
-            "the architecture to peftbench/sparsity/contextual_layout.py"
+            f"sparsity=contextual knows the blocks of {', '.join(layouts.LAYOUTS)}, not of {kind}: write "
+            "sparsity=none, or add the architecture to peftbench/models/layout.py"
         )
-    layout = LAYOUTS[kind]
-    base = getattr(network, network.base_model_prefix, network)
-    return layout, base, list(base.get_submodule(layout.layers))
+    return found
 
 
 def output_tokens(mask: Tensor, layout: Layout) -> Tensor:
@@ -111,18 +41,15 @@ def output_tokens(mask: Tensor, layout: Layout) -> Tensor:
     return (mask.bool() * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
 
 
-def is_classifier(model: Any) -> bool:
-    """Whether one token of a sequence is read, by a head that is there for classes."""
-    network = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return type(network).__name__.endswith("ForSequenceClassification")
-
-
-def frozen_linears(layer: nn.Module) -> Iterator[tuple[int, int]]:
-    """(out, in) features of every frozen linear layer in one of the layers."""
+def frozen_linears(layer: nn.Module, layout: Layout) -> Iterator[tuple[int, int]]:
+    """(out, in) features of every frozen linear layer in one of the layers that multiplies every token."""
     from peft.tuners.lora.layer import LoraLayer
     from transformers.pytorch_utils import Conv1D
 
-    for module in layer.modules():
+    whole = [layer]
+    if isinstance(layer, FirstTokenLayer):
+        whole = [layer.get_submodule(name) for name in layout.projections[1:]]
+    for module in (module for part in whole for module in part.modules()):
         if isinstance(module, LoraLayer):
             continue
         if isinstance(module, nn.Linear) and not module.weight.requires_grad:

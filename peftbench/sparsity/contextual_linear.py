@@ -9,7 +9,6 @@ that is computed in and in the layout that makes what is taken contiguous: a ste
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -20,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from peftbench.methods.four_bit import answer
 from peftbench.methods.quantization import dense_weight
+from peftbench.models.mixin import mix_in
 
 Side = Literal["rows", "columns"]
 
@@ -145,20 +145,15 @@ def slice_layer(layer: Any, choice: Choice, side: Side) -> Slicing:
     """Let ``layer`` follow ``choice``, in place, its trained branch too; names of parameters stay what they are."""
     if is_adapted(layer):
         for inner in (layer.lora_B if side == "rows" else layer.lora_A).values():
-            _mix_in(inner, Slicing(choice, side, trained=True))
+            _slice(inner, Slicing(choice, side, trained=True))
     slicing = Slicing(choice, side, trained=False)
-    _mix_in(base_linear(layer), slicing)
+    _slice(base_linear(layer), slicing)
     return slicing
 
 
-def _mix_in(layer: nn.Module, slicing: Slicing) -> None:
-    layer.__class__ = _sliced(type(layer))  # type: ignore[arg-type]  # a class is hashable
-    layer.slicing = slicing  # type: ignore[assignment]
-
-
-@cache
-def _sliced(kind: type[nn.Module]) -> type[nn.Module]:
-    return type(f"Sliced{kind.__name__}", (Sliced, kind), {"__module__": kind.__module__})
+def _slice(layer: Any, slicing: Slicing) -> None:
+    mix_in(layer, Sliced)
+    layer.slicing = slicing
 
 
 def _four_bit(layer: Any) -> bool:

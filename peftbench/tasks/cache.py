@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from peftbench.data.splits import hash_texts
+from peftbench.places import cache_folder
 from peftbench.tasks.base import Encoded
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Ragged(NamedTuple):
 
 def folder() -> Path:
     """``$PEFTBENCH_CACHE/tokens``, or ``~/.cache/peftbench/tokens``."""
-    return Path(os.environ.get("PEFTBENCH_CACHE") or "~/.cache/peftbench").expanduser() / "tokens"
+    return cache_folder() / "tokens"
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from peftbench.measuring import environment, precision
+from peftbench.measuring import environment, precision, products
 from peftbench.measuring.energy import Energy
 from peftbench.measuring.environment import describe, git_state
 
@@ -35,10 +35,23 @@ def source(tmp_path: Path) -> Path:
     return file
 
 
-def test_auto_is_bf16_only_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch):
-    for flags, dtype in [({"avx512_bf16": True}, torch.bfloat16), ({"avx512_f": True}, torch.float32)]:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags)
-        assert precision.resolve("auto", CPU) == dtype
+@pytest.mark.parametrize(
+    ("flag", "gain", "dtype"),
+    [
+        ("avx512_bf16", 2.4, torch.bfloat16),
+        ("avx512_bf16", 0.55, torch.float32),
+        ("avx512_bf16", 1.1, torch.float32),
+        ("avx512_f", 2.4, torch.float32),
+    ],
+)
+def test_auto_is_bf16_where_the_processor_has_it_and_is_faster_with_it(
+    flag: str, gain: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {flag: True})
+    monkeypatch.setattr(products, "bf16_gain", lambda cpu: gain)
+    assert precision.resolve("auto", CPU) == dtype
+    assert describe(CPU, dtype)["bf16_gain"] == (gain if flag == "avx512_bf16" else None), "the record says why"
+    assert describe(CPU, dtype)["precision"] == precision.label(dtype)
     assert precision.resolve("bf16", CPU) == torch.bfloat16
     assert precision.resolve("fp32", CPU) == torch.float32
     assert precision.resolve("auto", torch.device("mps")) == torch.float32

@@ -7,11 +7,13 @@ import copy
 import pytest
 import torch
 
+from peftbench.errors import UserError
 from peftbench.measuring.flops import flops_per_token
 from peftbench.sparsity.contextual_blocks import Attention, FeedForward
 from peftbench.sparsity.contextual_hook import FRACTION
+from peftbench.training import last_layer
 
-from .contextual_nets import READ, batch, chosen, given, mask_base, network, sparse
+from .contextual_nets import READ, batch, chosen, given, mask_base, network, options, sparse
 
 ARCHITECTURES = ["bert", "distilbert", "gpt2"]
 TARGETS = ["qv", "first", "out", "all"]
@@ -31,13 +33,19 @@ CASES = [*((which, "zero", "sparse") for which in TARGETS), ("qv", "mean", "spar
 CASES += [("qv", "zero", "dense"), ("first", "mean", "dense"), ("all", "mean", "dense")]
 
 
-@pytest.mark.parametrize(("which", "fill", "output_tokens"), CASES)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_equals_the_dense_network_with_masked_channels(architecture, which, fill, output_tokens):
+def assert_equals_masked(architecture, which, fill, output_tokens, *, one_token=False):
+    """Outputs and gradients of a sparse step are those of the dense network with the same channels masked.
+
+    Args:
+        one_token: the sparse network's last layer computes the token that is read, the masked one's computes all.
+    """
     attached = network(architecture, which)
     plain = copy.deepcopy(attached)
     dense = plain.model(**batch()).logits
+    if one_token:
+        assert last_layer.install(attached.model)
     hook = sparse(attached, fill=fill, output_tokens=output_tokens, calibration_batches=int(fill == "mean"))
+    assert {block.number for block in hook.blocks} == ({1} if one_token else {1, 2})
     logits, found = gradients(attached, batch())
     mask_base(plain, hook, READ[architecture] if output_tokens == "dense" else None)
     expected_logits, expected = gradients(plain, batch())
@@ -51,6 +59,25 @@ def test_equals_the_dense_network_with_masked_channels(architecture, which, fill
     trained = [name for name in expected if "lora_" in name]
     assert trained
     assert all(expected[name].abs().max() > 0 for name in trained if "layer.0" in name)
+
+
+@pytest.mark.parametrize(("which", "fill", "output_tokens"), CASES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_equals_the_dense_network_with_masked_channels(architecture, which, fill, output_tokens):
+    assert_equals_masked(architecture, which, fill, output_tokens)
+
+
+@pytest.mark.parametrize("which", TARGETS)
+@pytest.mark.parametrize("architecture", ["bert", "distilbert"])
+def test_equals_it_where_the_last_layer_computes_one_token(architecture, which):
+    assert_equals_masked(architecture, which, "mean", "dense", one_token=True)
+
+
+def test_a_layer_that_computes_one_token_is_not_sparse():
+    attached = network("bert")
+    last_layer.install(attached.model)
+    with pytest.raises(UserError, match=r"layer 2 is the last one.*: write layers up to 1"):
+        options(layers=(1, 2)).hook(attached)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
