@@ -39,6 +39,9 @@ def test_a_sweeps_times_are_compared_seed_by_seed() -> None:
     results = {"blocks": blocks}
     assert sweep.times_faster(results, "trainer") == [5.0, 3.0]
     assert sweep.times_faster(results, "padded") == [20.0]
+    results["blocks"].append(block("defaults", 1, 3, 3, 3, 3))
+    assert sweep.times_faster(results, "trainer", "defaults") == [2.0]
+    assert sweep.times_faster(results, "padded", "defaults") == [], "of other seeds nothing is said"
 
 
 def test_missing_data_is_said_before_anything_is_run(tmp_path) -> None:
