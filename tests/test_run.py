@@ -18,7 +18,7 @@ from peftbench.run import execute
 from peftbench.sweep.grid import Point
 from peftbench.sweep.outcome import blank_record
 
-CONTEXTUAL = ("sparsity=contextual", "sparsity.ratio=0.25", "sparsity.dense_end=0")
+CONTEXTUAL = ("sparsity=contextual", "sparsity.ratio=0.25", "sparsity.layers=[0]", "sparsity.dense_end=0")
 MEASURED = ("speed/", "time/", "memory/", "energy/")
 
 

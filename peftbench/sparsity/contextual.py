@@ -33,9 +33,11 @@ class Contextual(Sparsity):
     """Largest fraction of hidden channels that a feed-forward block leaves out; 0 keeps all of them dense."""
     attention: float
     """Largest fraction of each head's channels that an attention block leaves out; 0 keeps all of them dense."""
-    fill: Literal["zero", "mean"]
+    fill: Literal["zero", "mean", "linear"]
     """What a hidden channel, or one of v, stands at where it is left out. ``zero`` is the paper's way. ``mean``, over
-    the calibration batches, costs no more; channels are then chosen by their distance from it, spread included."""
+    the calibration batches, costs no more. ``linear`` is, for hidden channels, the least-squares prediction from the
+    block's input: all of them together are one product with a (d, d) matrix. Channels are then chosen by their distance
+    from what they would stand at, spread included."""
     output_tokens: Literal["dense", "sparse"]
     """Whether the token that a classifier's head reads (the first, in a decoder the last) goes through all hidden
     channels, as the paper's output tokens do; it costs next to nothing. Other tasks have no such token: ``sparse``."""
@@ -85,9 +87,9 @@ class Contextual(Sparsity):
             raise ValueError("ffn and attention are both 0, nothing would be sparse: write sparsity=none")
         if self.dense_start + self.dense_end >= 1:
             raise ValueError("dense_start and dense_end leave no sparse step between them: write smaller fractions")
-        if self.calibration_batches == 0 and (self.ratio is not None or self.fill == "mean"):
+        if self.calibration_batches == 0 and (self.ratio is not None or self.fill != "zero"):
             raise ValueError(
-                "a target and means come from calibration: write sparsity.calibration_batches=2, or "
+                "a target, means and predictions come from calibration: write sparsity.calibration_batches=2, or "
                 "sparsity.ratio=null and sparsity.fill=zero to do without"
             )
         if self.calibration_batches > 0 and self.ratio is None and self.fill == "zero":

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from peftbench.errors import Skip
 from peftbench.models.layout import Layout
@@ -86,12 +87,14 @@ class Block(ABC):
         """Channels that are left out stand at their means from now on, and are chosen accordingly."""
         self.moments, self._slicings[-1].mean = moments, moments.mean
 
-    @torch.no_grad()
-    def predicted(self, x: Tensor) -> Tensor:
-        """Activations predicted for the mean of each sequence, float32, shape (layers, sequences, d)."""
+    def means(self, x: Tensor) -> Tensor:
+        """The mean of each sequence, float32, shape (sequences, k)."""
+        return predictor.sequence_means(x, self.now.weights)
+
+    def predicted(self, means: Tensor) -> Tensor:
+        """Activations predicted for the means of sequences, float32, shape (layers, sequences, d)."""
         assert self._predict is not None
-        with torch.autocast(x.device.type, enabled=False):
-            return self._predict(predictor.sequence_means(x, self.now.weights))
+        return self._predict(means)
 
 
 class FeedForward(Block):
@@ -111,6 +114,10 @@ class FeedForward(Block):
         self.choice = Choice(self.channels, narrow=not (is_adapted(self.first) and is_adapted(self.inner)))
         self._outputs: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
         """Hidden states of the output tokens and where they are, until the second layer is done."""
+        self._line: Line | None = None
+        """What channels that are left out add to the output, where that depends on the input."""
+        self._beside: tuple[Tensor, Tensor, Tensor] | None = None
+        """Input, slope and shift of that, until the second layer is done."""
         self._done_twice = 0
         self.first.register_forward_pre_hook(self.enter, with_kwargs=True)
         self.inner.register_forward_hook(self._leave)
@@ -118,31 +125,59 @@ class FeedForward(Block):
 
     def skipped_at(self, ratio: float) -> int:
         """See `Block.skipped_at`."""
-        return 2 * self.size * (self.channels - predictor.channels_kept(self.channels, ratio))
+        left_out = 2 * self.size * (self.channels - predictor.channels_kept(self.channels, ratio))
+        return left_out - (self.size * self.size if self._line is not None else 0)
+
+    def stand_at(self, moments: predictor.Moments) -> None:
+        """See `Block.stand_at`; with a slope, at what it predicts from the block's input."""
+        super().stand_at(moments)
+        self._line = None if moments.slope is None else Line(self.inner, moments)
 
     @property
     def skipped(self) -> int:
-        """See `Block.skipped`; what output tokens cost beside the others counts against it."""
+        """See `Block.skipped`; what stand-ins and output tokens cost beside it counts against it."""
         return super().skipped - self._done_twice
 
     def _weights(self) -> list[tuple[Tensor, Tensor | None]]:
         return [(base_weight(self.first), base_linear(self.first).bias)]
 
     def _enter(self, x: Tensor | None) -> None:
-        self._outputs, self._done_twice = None, 0
+        self._outputs, self._beside, self._done_twice = None, None, 0
         if x is None:
             self.choice.index = None
             return
-        count = predictor.channels_kept(self.channels, self.ratio)
-        self.choice.index = predictor.hidden_channels(self.predicted(x), self.activation, count, self.moments)
+        self.choice.index = self._choose(x)
+        if self._line is not None:
+            self._beside = (x, *self._line.without(self.choice.index))
+            self._done_twice = self.size * self.size * (x.numel() // self.size + len(self.choice.index))
         if self.now.outputs is not None:
             where = (torch.arange(len(x), device=x.device), self.now.outputs)
             self._outputs = (x[where], where)
 
+    @torch.no_grad()
+    def _choose(self, x: Tensor) -> Tensor:
+        """Indices of the hidden channels that lose most if they are left out."""
+        with torch.autocast(x.device.type, enabled=False):
+            means = self.means(x)
+            activations = self.activation(self.predicted(means)[0])
+            moments = self.moments
+            lost = (
+                predictor.importance(activations)
+                if moments is None
+                else predictor.importance(activations, moments.stand_in(means), moments.variance)
+            )
+        return lost.topk(predictor.channels_kept(self.channels, self.ratio), sorted=False).indices
+
     def _leave(self, module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor | None:
-        """The forward hook of the second layer: output tokens get what all channels give."""
-        if self._outputs is None:
-            return None
+        """The forward hook of the second layer: what the channels left out stand at, and output tokens by all."""
+        if self._beside is not None:
+            (x, slope, shift), self._beside = self._beside, None
+            y = y + functional.linear(x.to(slope.dtype), slope, shift)
+        return y if self._outputs is None else self._dense_outputs(y)
+
+    def _dense_outputs(self, y: Tensor) -> Tensor:
+        """Output tokens get what all channels give."""
+        assert self._outputs is not None
         (x, where), self._outputs = self._outputs, None
         chosen, self.choice.index = self.choice.index, None
         skipped = [slicing.skipped for slicing in self._slicings]
@@ -151,8 +186,39 @@ class FeedForward(Block):
         self.choice.index = chosen
         for slicing, before in zip(self._slicings, skipped, strict=True):
             slicing.skipped = before
-        self._done_twice = 2 * self.size * self.channels * len(x)
+        self._done_twice += 2 * self.size * self.channels * len(x)
         return y.index_put(where, dense.to(y.dtype))
+
+
+class Line:
+    """What the hidden channels that are left out add to the output, each standing at its prediction from the input.
+
+    Channel i stands at ``m_i + (x - mean x) P_i``. All of them together give ``W2 m + (x - mean x) P W2'``, of which
+    the second layer has added ``W2 m``; what the channels J that are computed stood at is taken away from the rest.
+    """
+
+    def __init__(self, second: nn.Module, moments: predictor.Moments) -> None:
+        assert moments.slope is not None
+        assert moments.input_mean is not None
+        self.second, self.input_mean = second, moments.input_mean
+        self.rows = moments.slope.T.contiguous()
+        """P', shape (d_ff, k): what is taken is contiguous."""
+        self.whole = self._through(base_weight(second), self.rows)
+
+    @torch.no_grad()
+    def without(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight (d, k) and bias (d,) of a linear layer that adds what all channels but these stand at."""
+        with torch.autocast(index.device.type, enabled=False):
+            chosen = base_weight(self.second).index_select(1, index)
+            slope = self.whole - self._through(chosen, self.rows.index_select(0, index))
+            return slope, -(slope @ self.input_mean.to(slope.dtype))
+
+    @staticmethod
+    @torch.no_grad()
+    def _through(weight: Tensor, rows: Tensor) -> Tensor:
+        wide = torch.promote_types(weight.dtype, rows.dtype)
+        with torch.autocast(weight.device.type, enabled=False):
+            return weight.to(wide) @ rows.to(wide)
 
 
 class Attention(Block):
@@ -207,7 +273,7 @@ class Attention(Block):
         if x is None:
             self.scores.index = self.values.index = None
         else:
-            chosen = predictor.attention_channels(self.predicted(x), self.heads, count, self.moments)
+            chosen = self._choose(x, count)
             self.scores.index, self.values.index = chosen
         if self.fused is not None:
             self.fused.index = None if x is None else self._side_by_side(*chosen)
@@ -215,6 +281,11 @@ class Attention(Block):
             setattr(self.core, self.layout.head_width, count)
             if self.layout.total_width is not None:
                 setattr(self.core, self.layout.total_width, self.heads * count)
+
+    @torch.no_grad()
+    def _choose(self, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        with torch.autocast(x.device.type, enabled=False):
+            return predictor.attention_channels(self.predicted(self.means(x)), self.heads, count, self.moments)
 
     def _side_by_side(self, scores: Tensor, values: Tensor) -> Tensor:
         return torch.cat([scores, scores + self.channels, values + 2 * self.channels])

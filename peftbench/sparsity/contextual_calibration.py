@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from peftbench.errors import UserError
 from peftbench.measuring.mode import mode
+from peftbench.sparsity.contextual_blocks import Block, FeedForward, Now
 from peftbench.sparsity.contextual_predictor import Moments
 
 if TYPE_CHECKING:
-    from peftbench.sparsity.contextual_blocks import Block, Now
     from peftbench.tasks.base import Batch
 
 STEPS = 5
@@ -84,20 +84,30 @@ def few_items(batch: Batch) -> Batch:
     return replace(batch, inputs=inputs, labels=batch.labels[:ITEMS], rows=batch.rows[:ITEMS], real_tokens=tokens)
 
 
-def input_moments(trial: Trial, blocks: Iterable[Block]) -> dict[Block, Moments]:
-    """Mean and variance over real tokens of what goes into the inner layer of each block of the dense network."""
-    sums: dict[Block, Tensor] = {}
+def input_moments(trial: Trial, blocks: Iterable[Block], linear: bool = False) -> dict[Block, Moments]:
+    """Mean and variance over real tokens of what goes into the inner layer of each block of the dense network.
+
+    Args:
+        linear: for feed-forward blocks also the prediction from the block's input, by least squares.
+    """
+    sums: dict[Block, Sums] = {block: Sums(linear and isinstance(block, FeedForward)) for block in blocks}
+    entered: dict[Block, Tensor] = {}
     mask = torch.empty(0)
 
-    def watch(block: Block) -> Callable[..., None]:
+    def enter(block: Block) -> Callable[..., None]:
         def see(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            tokens = args[0][mask].float()
-            found = torch.stack([tokens.sum(dim=0), tokens.square().sum(dim=0)])
-            sums[block] = sums[block] + found if block in sums else found
+            entered[block] = args[0][mask].float()
 
         return see
 
-    handles = [block.inner.register_forward_pre_hook(watch(block)) for block in blocks]
+    def watch(block: Block) -> Callable[..., None]:
+        def see(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            sums[block].add(args[0][mask].float(), entered.pop(block, None))
+
+        return see
+
+    handles = [block.inner.register_forward_pre_hook(watch(block)) for block in sums]
+    handles += [b.first.register_forward_pre_hook(enter(b)) for b in sums if isinstance(b, FeedForward) and linear]
     try:
         with trial.quiet():
             for batch in trial.batches:
@@ -106,9 +116,46 @@ def input_moments(trial: Trial, blocks: Iterable[Block]) -> dict[Block, Moments]
     finally:
         for handle in handles:
             handle.remove()
-    count = sum(batch.real_tokens for batch in trial.batches)
-    found = {block: total / count for block, total in sums.items()}
-    return {block: Moments(mean, (square - mean.square()).clamp(min=0)) for block, (mean, square) in found.items()}
+    return {block: total.moments() for block, total in sums.items()}
+
+
+RIDGE = 0.01
+"""Of the inputs' mean variance, added to each: with few tokens least squares follows what is only noise."""
+
+
+class Sums:
+    """Sums over tokens of activations h (d,), and of the inputs x (k,) that they are to be predicted from."""
+
+    def __init__(self, linear: bool) -> None:
+        self.linear = linear
+        self.count = 0
+        self.totals: list[Tensor] = []
+
+    def add(self, h: Tensor, x: Tensor | None) -> None:
+        """h: (tokens, d); x: (tokens, k)."""
+        self.count += len(h)
+        found = [h.sum(dim=0), h.square().sum(dim=0)]
+        if self.linear:
+            assert x is not None
+            with torch.autocast(h.device.type, enabled=False):
+                found += [x.sum(dim=0), x.T @ x, x.T @ h]
+        self.totals = [a + b for a, b in zip(self.totals, found, strict=True)] if self.totals else found
+
+    def moments(self) -> Moments:
+        """Of all tokens that were added."""
+        mean, square, *inputs = (total / self.count for total in self.totals)
+        variance = (square - mean.square()).clamp(min=0)
+        if not inputs:
+            return Moments(mean, variance)
+        input_mean, square_x, products = inputs
+        with torch.autocast(mean.device.type, enabled=False):
+            covariance = square_x - torch.outer(input_mean, input_mean)
+            cross = products - torch.outer(input_mean, mean)
+            ridge = RIDGE * covariance.diagonal().mean()
+            slope = torch.linalg.solve(covariance + ridge * torch.eye(len(covariance)).to(covariance), cross)
+            # The part of the variance that the prediction says: 2 P'C - P'VP, channel by channel.
+            said = (slope * (2 * cross - covariance @ slope)).sum(dim=0)
+        return Moments(mean, (variance - said).clamp(min=0), slope, input_mean)
 
 
 def sensitivities(trial: Trial, blocks: Mapping[Block, list[float]]) -> Table:

@@ -61,18 +61,18 @@ class ContextualHook(Hook):
         for block in self.blocks:
             block.learn(self.sparsity.predictor_rank)
         menus = {block: calibration.menu(self._largest(block)) for block in self.blocks}
-        savings = self._savings(menus)
         if self.sparsity.ratio is not None:  # out of reach? then before anything is measured
-            calibration.divide(self.sparsity.ratio, savings, savings)
+            calibration.divide(self.sparsity.ratio, self._savings(menus), self._savings(menus))
         few = [calibration.few_items(b) for b in itertools.islice(batches, self.sparsity.calibration_batches)]
         trial = calibration.Trial(self.model, self.base, self.now, few, loss, self._looked_at)
-        if self.sparsity.fill == "mean":
-            for block, moments in calibration.input_moments(trial, self.blocks).items():
+        if self.sparsity.fill != "zero":
+            linear = self.sparsity.fill == "linear"
+            for block, moments in calibration.input_moments(trial, self.blocks, linear).items():
                 block.stand_at(moments)
         chosen = {block.name: ratios[0] for block, ratios in menus.items()}
         if self.sparsity.ratio is not None:
             self.sensitivities = calibration.sensitivities(trial, menus)
-            chosen = calibration.divide(self.sparsity.ratio, savings, self.sensitivities)
+            chosen = calibration.divide(self.sparsity.ratio, self._savings(menus), self.sensitivities)
         for block in self.blocks:
             block.ratio = chosen[block.name]
 

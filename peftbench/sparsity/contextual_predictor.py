@@ -86,33 +86,40 @@ class Moments:
     """What calibration found of the activations that a block may leave out, over real tokens; float32."""
 
     mean: Tensor
-    """m, shape (d,): what a channel that is left out stands at."""
+    """m, shape (d,)."""
     variance: Tensor
-    """Shape (d,)."""
+    """Shape (d,): of what `stand_in` does not say."""
+    slope: Tensor | None = None
+    """P, shape (k, d), of the least-squares prediction ``m + (x - mean x) P`` from the block's input; None: m alone."""
+    input_mean: Tensor | None = None
+    """mean x, shape (k,), where there is a slope."""
+
+    def stand_in(self, means: Tensor) -> Tensor:
+        """What channels that are left out stand at in the mean of each sequence, shape (sequences or 1, d).
+
+        Args:
+            means: of the block's input, shape (sequences, k).
+        """
+        if self.slope is None or self.input_mean is None:
+            return self.mean[None]
+        return torch.addmm(self.mean, means - self.input_mean, self.slope)
 
 
-def importance(activations: Tensor, moments: Moments | None) -> Tensor:
+def importance(activations: Tensor, stand_in: Tensor | None = None, variance: Tensor | None = None) -> Tensor:
     """How much is lost with each channel, shape (d,).
 
-    With nothing but the prediction a of the sequences' means: ``||a||``, the loss if the channel stands at 0. With
-    moments the expected squared distance from m, ``mean (a - m)^2 + variance``: what the batch at hand says beside what
-    varies from token to token, which no mean of a sequence can say.
+    With nothing but the prediction a of the sequences' means: ``||a||``, the loss if the channel stands at 0. With what
+    it stands at instead, s, the expected squared distance, ``mean (a - s)^2 + variance``: what the batch at hand says
+    beside what varies from token to token, which no mean of a sequence can say.
 
     Args:
         activations: a, shape (sequences, d).
+        stand_in: s, shape (sequences or 1, d).
+        variance: shape (d,).
     """
-    if moments is None:
+    if stand_in is None or variance is None:
         return activations.norm(dim=0)
-    return (activations - moments.mean).square().mean(dim=0) + moments.variance
-
-
-def hidden_channels(predicted: Tensor, activation: Activation, count: int, moments: Moments | None = None) -> Tensor:
-    """Indices (int64, shape (count,)) of the hidden channels of largest `importance`.
-
-    Args:
-        predicted: shape (1, sequences, d_ff).
-    """
-    return importance(activation(predicted[0]), moments).topk(count, sorted=False).indices
+    return (activations - stand_in).square().mean(dim=0) + variance
 
 
 def head_channels(scores: Tensor, heads: int, count: int) -> Tensor:
@@ -135,11 +142,12 @@ def attention_channels(
 
     Args:
         predicted: q, k and v, shape (3, sequences, d).
-        moments: of what goes into the output projection.
+        moments: of what goes into the output projection; v stands at the mean.
     """
     q, k, v = predicted
     scores = q.norm(dim=0) * k.norm(dim=0)
-    return head_channels(scores, heads, count), head_channels(importance(v, moments), heads, count)
+    lost = importance(v) if moments is None else importance(v, moments.mean[None], moments.variance)
+    return head_channels(scores, heads, count), head_channels(lost, heads, count)
 
 
 def channels_kept(width: int, ratio: float) -> int:

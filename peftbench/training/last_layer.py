@@ -24,7 +24,7 @@ class FirstTokenLayer:
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Everything but keys and values is the layer's own computation, for sequences of one token."""
-        first = hidden_states[:, :1]
+        first = hidden_states[:, :1].contiguous()  # so that products take it as one matrix
         return super().forward(first, *args, attended=hidden_states, **kwargs)  # type: ignore[misc]  # a mixin
 
 

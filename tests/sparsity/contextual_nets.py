@@ -122,7 +122,7 @@ def mask_base(attached: Attached, hook: ContextualHook, read: list[int] | None =
                     .index_put_((torch.arange(4), torch.tensor(read)), torch.ones(1).to(keep))
                 )
             _mask_output(layer.get_submodule(layout.first), keep)
-            _mask_input(layer.get_submodule(layout.second), keep, block.moments)
+            _mask_input(layer.get_submodule(layout.second), keep, block.moments, layer.get_submodule(layout.first))
         elif isinstance(block, Attention):
             scores, values = (_mask(choice.index, block.channels) for choice in (block.scores, block.values))
             keeps = [scores, scores, values] if len(layout.projections) == 3 else [torch.cat([scores, scores, values])]
@@ -144,6 +144,20 @@ def _mask_output(layer: nn.Module, keep: Tensor) -> None:
     _frozen(layer).register_forward_hook(lambda module, args, output: output * keep)
 
 
-def _mask_input(layer: nn.Module, keep: Tensor, moments: Moments | None) -> None:
-    rest = 0 if moments is None else moments.mean * (1 - keep)
-    _frozen(layer).register_forward_pre_hook(lambda module, args: (args[0] * keep + rest,))
+def _mask_input(layer: nn.Module, keep: Tensor, moments: Moments | None, first: nn.Module | None = None) -> None:
+    """Args:
+    first: what is given the block's input, where stand-ins may depend on that.
+    """
+    given: list[Tensor] = []
+    if first is not None:
+        first.register_forward_pre_hook(lambda module, args: given.append(args[0]))
+
+    def mask(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        rest: Tensor | float = 0.0
+        if moments is not None:
+            rest = moments.mean.to(keep)
+            if moments.slope is not None and moments.input_mean is not None:
+                rest = rest + (given.pop() - moments.input_mean) @ moments.slope.to(keep)
+        return (args[0] * keep + rest * (1 - keep),)
+
+    _frozen(layer).register_forward_pre_hook(mask)

@@ -31,6 +31,7 @@ def gradients(attached, inputs):
 
 CASES = [*((which, "zero", "sparse") for which in TARGETS), ("qv", "mean", "sparse"), ("all", "mean", "sparse")]
 CASES += [("qv", "zero", "dense"), ("first", "mean", "dense"), ("all", "mean", "dense")]
+CASES += [*((which, "linear", "sparse") for which in TARGETS), ("all", "linear", "dense")]
 
 
 def assert_equals_masked(architecture, which, fill, output_tokens, *, one_token=False):
@@ -44,7 +45,7 @@ def assert_equals_masked(architecture, which, fill, output_tokens, *, one_token=
     dense = plain.model(**batch()).logits
     if one_token:
         assert last_layer.install(attached.model)
-    hook = sparse(attached, fill=fill, output_tokens=output_tokens, calibration_batches=int(fill == "mean"))
+    hook = sparse(attached, fill=fill, output_tokens=output_tokens, calibration_batches=int(fill != "zero"))
     assert {block.number for block in hook.blocks} == ({1} if one_token else {1, 2})
     logits, found = gradients(attached, batch())
     mask_base(plain, hook, READ[architecture] if output_tokens == "dense" else None)
@@ -67,10 +68,11 @@ def test_equals_the_dense_network_with_masked_channels(architecture, which, fill
     assert_equals_masked(architecture, which, fill, output_tokens)
 
 
+@pytest.mark.parametrize("fill", ["mean", "linear"])
 @pytest.mark.parametrize("which", TARGETS)
 @pytest.mark.parametrize("architecture", ["bert", "distilbert"])
-def test_equals_it_where_the_last_layer_computes_one_token(architecture, which):
-    assert_equals_masked(architecture, which, "mean", "dense", one_token=True)
+def test_equals_it_where_the_last_layer_computes_one_token(architecture, which, fill):
+    assert_equals_masked(architecture, which, fill, "dense", one_token=True)
 
 
 def test_a_layer_that_computes_one_token_is_not_sparse():

@@ -46,13 +46,6 @@ def test_means_leave_padding_out():
     torch.testing.assert_close(predictor.sequence_means(x, None), x.mean(1))
 
 
-def test_hidden_channels_by_brute_force():
-    predicted = seeded(1, 5, 30)
-    scores = [sum(max(float(z), 0) ** 2 for z in predicted[0, :, channel]) for channel in range(30)]
-    best = sorted(range(30), key=lambda channel: -scores[channel])[:7]
-    assert sorted(predictor.hidden_channels(predicted, torch.relu, 7).tolist()) == sorted(best)
-
-
 def test_attention_channels_by_brute_force():
     q, k, v = predicted = seeded(3, 5, 24)
     scores, values = predictor.attention_channels(predicted, heads=3, count=2)
@@ -151,10 +144,52 @@ def test_importance_is_the_expected_loss():
     # Two sequences whose tokens lie around their means: the mean squared distance from m over all tokens.
     means, noise, m = seeded(2, 6), seeded(2, 1000, 6, seed=1), seeded(6, seed=2)
     noise = (noise - noise.mean(dim=1, keepdim=True)) * torch.tensor([0.1, 3, 0.1, 1, 2, 0.5])
-    moments = predictor.Moments(m, noise.square().mean(dim=(0, 1)))
     expected = (means[:, None] + noise - m).square().mean(dim=(0, 1))
-    torch.testing.assert_close(predictor.importance(means, moments), expected)
-    torch.testing.assert_close(predictor.importance(means, None), means.square().sum(dim=0).sqrt())
+    torch.testing.assert_close(predictor.importance(means, m[None], noise.square().mean(dim=(0, 1))), expected)
+    torch.testing.assert_close(predictor.importance(means), means.square().sum(dim=0).sqrt())
+
+
+@pytest.mark.parametrize("fill", ["zero", "mean", "linear"])
+def test_hidden_channels_that_are_left_out_are_those_of_least_importance(fill):
+    """By hand, channel by channel, for a block whose input and predicted activations are known."""
+    attached = network("bert")
+    hook = sparse(attached, fill=fill, attention=0, layers=(1,), calibration_batches=int(fill != "zero"))
+    (block,) = hook.blocks
+    x = seeded(3, 5, 32).float()
+    hook.now.weights = None
+    block._enter(x)
+    means = x.mean(dim=1)
+    first = block.layer.intermediate.dense
+    u, s, v = torch.linalg.svd(first.weight.float())
+    low = (u[:, :8] * s[:8]) @ v[:8]
+    activations = torch.nn.functional.gelu(means @ low.T + first.bias.float())
+    if fill == "zero":
+        lost = activations.square().sum(dim=0)
+    else:
+        stand_in = block.moments.mean.expand(3, -1)
+        if fill == "linear":
+            stand_in = stand_in + (means - block.moments.input_mean) @ block.moments.slope
+        lost = (activations - stand_in).square().mean(dim=0) + block.moments.variance
+    assert sorted(block.choice.index.tolist()) == sorted(lost.topk(16).indices.tolist())
+
+
+def test_stand_ins_are_the_least_squares_prediction():
+    random = torch.Generator().manual_seed(5)
+    x = torch.randn(400, 6, generator=random) * torch.tensor([1, 2, 0.5, 1, 3, 1]) + 2
+    h = torch.relu(x @ torch.randn(6, 9, generator=random)) + torch.randn(400, 9, generator=random)
+    sums = calibration.Sums(linear=True)
+    for part in (slice(0, 150), slice(150, 400)):
+        sums.add(h[part], x[part])
+    found = sums.moments()
+    # Ridge regression by augmented rows: sqrt(400 lambda) I beside zeros.
+    centred, ridge = x - x.mean(0), calibration.RIDGE * x.var(dim=0, correction=0).mean()
+    rows = torch.cat([centred, (400 * ridge).sqrt() * torch.eye(6)]).double()
+    targets = torch.cat([h - h.mean(0), torch.zeros(6, 9)]).double()
+    expected = torch.linalg.lstsq(rows, targets).solution
+    torch.testing.assert_close(found.slope.double(), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.stand_in(x), h.mean(0) + centred @ found.slope, rtol=1e-4, atol=1e-4)
+    residuals = (h - found.stand_in(x)).square().mean(dim=0)
+    torch.testing.assert_close(found.variance, residuals, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

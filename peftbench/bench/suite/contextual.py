@@ -21,8 +21,8 @@ ON_DEVICE = True
 WARMUP = 3
 GPU_STEPS = 20
 OVERRIDES = ("sparsity=contextual",)
-QUICK = ("sparsity=contextual", "sparsity.ratio=0.25")
-"""A network of two layers cannot leave out more."""
+QUICK = ("sparsity=contextual", "sparsity.ratio=0.25", "sparsity.layers=[0]")
+"""Of a network of two layers one is left, as the last computes what is read and no more."""
 GOALS = (
     Goal("≥ 1.3 × faster steps at IMDB length", "ms", "lora", "contextual", 1.3, at_least=True),
     Goal("≥ 1.7 × fewer FLOPs at IMDB length", "flops_per_token", "lora", "contextual", 1.7, at_least=True),
