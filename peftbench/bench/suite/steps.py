@@ -118,9 +118,10 @@ def page(results: dict[str, Any]) -> str:
         f"{results['warmup_steps']} warm-up step(s) each; a turn begins with an untimed step. A ratio is taken within "
         "each round; shown is the median over rounds, and from the smallest to the largest. PEFT's QLoRA is prepared "
         "with `prepare_model_for_kbit_training(use_gradient_checkpointing=False)`: the others do not recompute either. "
-        "PEFT's are told the same layers and the same head that ours train. FLOPs are counted op by op; peak memory is "
-        "that of training steps in a process of each contender's own, above what the process used before it loaded the "
-        "model, mapped weights that no step reads left out."
+        "PEFT's are told the same layers and the same head that ours train. Ours compute of the last layer what the "
+        "token needs that the classifier reads, PEFT's compute it whole: the results are the same. FLOPs are counted "
+        "op by op; peak memory is that of training steps in a process of each contender's own, above what the process "
+        "used before it loaded the model, mapped weights that no step reads left out."
     )
     return "\n\n".join([intro, "## Goals", _goals(results["cases"]), *(_section(case) for case in results["cases"])])
 
