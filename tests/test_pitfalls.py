@@ -338,7 +338,7 @@ def test_pitfall_11_inference_is_timed_after_warm_up(monkeypatch):
     now, calls = [0.0], []
 
     class Slow(torch.nn.Module):
-        def forward(self, input_ids, attention_mask):
+        def forward(self, input_ids, attention_mask=None):
             calls.append("pass")
             now[0] += 60.0 if len(calls) <= 3 else 0.001
 

@@ -64,6 +64,15 @@ class Batch:
         """Tokens the network computes, padding included."""
         return int(self.inputs["input_ids"].numel())
 
+    @property
+    def arguments(self) -> dict[str, torch.Tensor]:
+        """``inputs`` for training and evaluation: without a mask where there is no padding.
+
+        transformers would ask the mask for it, and so wait for a GPU at every step; here it is known beforehand.
+        """
+        padded = self.real_tokens < self.computed_tokens
+        return {name: value for name, value in self.inputs.items() if padded or name != "attention_mask"}
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device`` (asynchronous where memory is pinned)."""
         moved = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}

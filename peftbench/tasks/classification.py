@@ -78,7 +78,7 @@ class SequenceClassification(Task):
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """See `Task.loss`."""
-        logits = model(**batch.inputs).logits
+        logits = model(**batch.arguments).logits
         return nn.functional.cross_entropy(logits.float(), batch.labels)
 
     def evaluate(self, model: nn.Module, data: Encoded, batch_size: int, device: torch.device) -> Evaluation:
@@ -86,7 +86,7 @@ class SequenceClassification(Task):
         parts, rows = [], []
         for batch in self.batches(data, batch_size, seed=None):
             # Left on the device until the end: reading each batch back would wait for it.
-            parts.append(model(**batch.to(device).inputs).logits.float())
+            parts.append(model(**batch.to(device).arguments).logits.float())
             rows.append(batch.rows)
         logits = np.empty((len(data), len(self.label_names)), np.float32)
         logits[np.concatenate(rows)] = torch.cat(parts).cpu().numpy()

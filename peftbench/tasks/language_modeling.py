@@ -84,14 +84,14 @@ def predicted(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tenso
     positions = batch.positions
     targets = batch.labels.flatten().index_select(0, positions)
     if hasattr(model, "_orig_mod"):  # torch.compile would keep the hook of its first batch
-        return model(**batch.inputs).logits.flatten(0, 1).index_select(0, positions), targets
+        return model(**batch.arguments).logits.flatten(0, 1).index_select(0, positions), targets
 
     def select(_: nn.Module, arguments: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
         return (arguments[0].flatten(0, 1).index_select(0, positions),)
 
     output_layer: nn.Module = model.get_output_embeddings()  # type: ignore[operator]  # of every transformers LM
     with output_layer.register_forward_pre_hook(select):
-        return model(**batch.inputs).logits, targets
+        return model(**batch.arguments).logits, targets
 
 
 def _nll(logits: torch.Tensor, targets: torch.Tensor) -> float:

@@ -116,7 +116,7 @@ def test_half_precision_logits_are_raised_before_the_loss(encode):
         def get_output_embeddings(self):
             return self.output_layer
 
-        def forward(self, input_ids, attention_mask):
+        def forward(self, input_ids, attention_mask=None):
             hidden = torch.nn.functional.one_hot(input_ids, 65).to(torch.bfloat16) / 3
             return SimpleNamespace(logits=self.output_layer(hidden))
 

@@ -133,7 +133,7 @@ def test_f1_is_macro_and_mcc_is_matthews():
 
 def test_half_precision_logits_are_raised_before_the_loss():
     class Half(torch.nn.Module):
-        def forward(self, input_ids, attention_mask):
+        def forward(self, input_ids, attention_mask=None):
             scale = torch.arange(len(input_ids), dtype=torch.bfloat16)
             return SimpleNamespace(logits=torch.stack([scale, -scale], 1) / 3)
 
