@@ -42,7 +42,8 @@ class Contextual(Sparsity):
     """Whether the token that a classifier's head reads (the first, in a decoder the last) goes through all hidden
     channels, as the paper's output tokens do; it costs next to nothing. Other tasks have no such token: ``sparse``."""
     layers: tuple[int, ...] | None
-    """Layers (from 0) that may be sparse; null: all but the first sixth, and at least the first."""
+    """Layers (from 0) that may be sparse; null: all but the first sixth, and at least the first, and but the last one
+    where only the token that is read is computed there."""
     dense_start: float
     """Fraction of the steps at the start that are dense."""
     dense_end: float

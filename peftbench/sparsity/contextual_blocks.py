@@ -15,6 +15,7 @@ from peftbench.errors import Skip
 from peftbench.models.layout import Layout
 from peftbench.sparsity import contextual_predictor as predictor
 from peftbench.sparsity.contextual_linear import Choice, Slicing, base_linear, base_weight, is_adapted, slice_layer
+from peftbench.sparsity.contextual_stand_in import StandIn
 
 
 @dataclass
@@ -114,7 +115,7 @@ class FeedForward(Block):
         self.choice = Choice(self.channels, narrow=not (is_adapted(self.first) and is_adapted(self.inner)))
         self._outputs: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
         """Hidden states of the output tokens and where they are, until the second layer is done."""
-        self._line: Line | None = None
+        self._stand_in: StandIn | None = None
         """What channels that are left out add to the output, where that depends on the input."""
         self._beside: tuple[Tensor, Tensor, Tensor] | None = None
         """Input, slope and shift of that, until the second layer is done."""
@@ -126,12 +127,12 @@ class FeedForward(Block):
     def skipped_at(self, ratio: float) -> int:
         """See `Block.skipped_at`."""
         left_out = 2 * self.size * (self.channels - predictor.channels_kept(self.channels, ratio))
-        return left_out - (self.size * self.size if self._line is not None else 0)
+        return left_out - (self.size * self.size if self._stand_in is not None else 0)
 
     def stand_at(self, moments: predictor.Moments) -> None:
         """See `Block.stand_at`; with a slope, at what it predicts from the block's input."""
         super().stand_at(moments)
-        self._line = None if moments.slope is None else Line(self.inner, moments)
+        self._stand_in = None if moments.slope is None else StandIn(self.inner, moments)
 
     @property
     def skipped(self) -> int:
@@ -147,8 +148,8 @@ class FeedForward(Block):
             self.choice.index = None
             return
         self.choice.index = self._choose(x)
-        if self._line is not None:
-            self._beside = (x, *self._line.without(self.choice.index))
+        if self._stand_in is not None:
+            self._beside = (x, *self._stand_in.without(self.choice.index))
             self._done_twice = self.size * self.size * (x.numel() // self.size + len(self.choice.index))
         if self.now.outputs is not None:
             where = (torch.arange(len(x), device=x.device), self.now.outputs)
@@ -188,37 +189,6 @@ class FeedForward(Block):
             slicing.skipped = before
         self._done_twice += 2 * self.size * self.channels * len(x)
         return y.index_put(where, dense.to(y.dtype))
-
-
-class Line:
-    """What the hidden channels that are left out add to the output, each standing at its prediction from the input.
-
-    Channel i stands at ``m_i + (x - mean x) P_i``. All of them together give ``W2 m + (x - mean x) P W2'``, of which
-    the second layer has added ``W2 m``; what the channels J that are computed stood at is taken away from the rest.
-    """
-
-    def __init__(self, second: nn.Module, moments: predictor.Moments) -> None:
-        assert moments.slope is not None
-        assert moments.input_mean is not None
-        self.second, self.input_mean = second, moments.input_mean
-        self.rows = moments.slope.T.contiguous()
-        """P', shape (d_ff, k): what is taken is contiguous."""
-        self.whole = self._through(base_weight(second), self.rows)
-
-    @torch.no_grad()
-    def without(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight (d, k) and bias (d,) of a linear layer that adds what all channels but these stand at."""
-        with torch.autocast(index.device.type, enabled=False):
-            chosen = base_weight(self.second).index_select(1, index)
-            slope = self.whole - self._through(chosen, self.rows.index_select(0, index))
-            return slope, -(slope @ self.input_mean.to(slope.dtype))
-
-    @staticmethod
-    @torch.no_grad()
-    def _through(weight: Tensor, rows: Tensor) -> Tensor:
-        wide = torch.promote_types(weight.dtype, rows.dtype)
-        with torch.autocast(weight.device.type, enabled=False):
-            return weight.to(wide) @ rows.to(wide)
 
 
 class Attention(Block):

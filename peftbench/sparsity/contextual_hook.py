@@ -147,7 +147,9 @@ def _chosen_layers(asked: tuple[int, ...] | None, layers: list[nn.Module]) -> li
     if asked is None:
         found = list(range(max(1, len(layers) // 6), count))
         if not found:
-            raise UserError("sparsity=contextual leaves the first layer dense and there is no other: write layers=[0]")
+            raise UserError(
+                "sparsity=contextual leaves the first layer dense, and no other can be sparse: write layers=[0]"
+            )
         return found
     if too_large := [number for number in asked if number >= len(layers)]:
         raise UserError(
