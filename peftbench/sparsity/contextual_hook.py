@@ -148,7 +148,7 @@ def _chosen_layers(asked: tuple[int, ...] | None, layers: list[nn.Module]) -> li
         found = list(range(max(1, len(layers) // 6), count))
         if not found:
             raise UserError(
-                "sparsity=contextual leaves the first layer dense, and no other can be sparse: write layers=[0]"
+                "sparsity=contextual leaves the first layer dense, and no other is left: write sparsity.layers=[0]"
             )
         return found
     if too_large := [number for number in asked if number >= len(layers)]:
@@ -158,6 +158,6 @@ def _chosen_layers(asked: tuple[int, ...] | None, layers: list[nn.Module]) -> li
     if count in asked:
         raise UserError(
             f"sparsity.layers={list(asked)}: layer {count} is the last one, of which only the token that the "
-            f"classifier reads is computed anyway: write layers up to {count - 1}"
+            f"classifier reads is computed anyway: write numbers up to {count - 1}"
         )
     return sorted(asked)

@@ -78,8 +78,12 @@ def test_equals_it_where_the_last_layer_computes_one_token(architecture, which, 
 def test_a_layer_that_computes_one_token_is_not_sparse():
     attached = network("bert")
     last_layer.install(attached.model)
-    with pytest.raises(UserError, match=r"layer 2 is the last one.*: write layers up to 1"):
+    with pytest.raises(UserError, match=r"layer 2 is the last one.*: write numbers up to 1"):
         options(layers=(1, 2)).hook(attached)
+    del attached.model.get_base_model().bert.encoder.layer[1]
+    with pytest.raises(UserError, match=r"no other is left: write sparsity.layers=\[0\]"):
+        options().hook(attached)
+    assert [block.number for block in options(layers=(0,)).hook(attached).blocks] == [0, 0]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
