@@ -10,13 +10,11 @@ import functools
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftbench.places import cache_folder
+from peftbench.record import write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +47,10 @@ def _remembered(cpu: str, version: str) -> float:
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.info("%s is damaged (%s): measuring again", path.name, error)
     gain = _measure()
-    _write(path, {"cpu": cpu, "torch": version, "gain": gain})
+    try:
+        write_atomically(path, json.dumps({"cpu": cpu, "torch": version, "gain": gain}), durable=False)
+    except OSError as error:  # then every run measures for itself
+        log.info("%s cannot be written: %s", path, error)
     return gain
 
 
@@ -72,14 +73,3 @@ def _seconds(x: torch.Tensor, weight: torch.Tensor) -> float:
     start = time.perf_counter()
     torch.nn.functional.linear(x, weight)
     return time.perf_counter() - start
-
-
-def _write(path: Path, found: dict[str, object]) -> None:
-    """At once or not at all; where it cannot be written it is measured by every run."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            json.dump(found, file)
-        os.replace(file.name, path)
-    except OSError as error:
-        log.info("%s cannot be written: %s", path, error)

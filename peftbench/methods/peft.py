@@ -37,7 +37,7 @@ class Peft(Tuner):
     """The argument that alpha goes to; null for a tuner without one, which then has no use for rank.alpha_ratio."""
 
     @property
-    def uses_rank(self) -> bool:  # type: ignore[override]
+    def uses_rank(self) -> bool:  # type: ignore[override]  # a class attribute elsewhere
         """Whether the ``rank`` axis means anything to this tuner."""
         return bool(self.rank_args)
 

@@ -90,7 +90,7 @@ class Contextual(Sparsity):
             raise ValueError("dense_start and dense_end leave no sparse step between them: write smaller fractions")
         if self.calibration_batches == 0 and (self.ratio is not None or self.fill != "zero"):
             raise ValueError(
-                "a target, means and predictions come from calibration: write sparsity.calibration_batches=2, or "
+                "a target, means and predictions come from calibration: write sparsity.calibration_batches=4, or "
                 "sparsity.ratio=null and sparsity.fill=zero to do without"
             )
         if self.calibration_batches > 0 and self.ratio is None and self.fill == "zero":

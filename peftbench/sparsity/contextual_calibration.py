@@ -148,13 +148,12 @@ class Sums:
         if not inputs:
             return Moments(mean, variance)
         input_mean, square_x, products = inputs
-        with torch.autocast(mean.device.type, enabled=False):
-            covariance = square_x - torch.outer(input_mean, input_mean)
-            cross = products - torch.outer(input_mean, mean)
-            ridge = RIDGE * covariance.diagonal().mean()
-            slope = torch.linalg.solve(covariance + ridge * torch.eye(len(covariance)).to(covariance), cross)
-            # The part of the variance that the prediction says: 2 P'C - P'VP, channel by channel.
-            said = (slope * (2 * cross - covariance @ slope)).sum(dim=0)
+        covariance = square_x - torch.outer(input_mean, input_mean)
+        cross = products - torch.outer(input_mean, mean)
+        ridge = RIDGE * covariance.diagonal().mean()
+        slope = torch.linalg.solve(covariance + ridge * torch.eye(len(covariance)).to(covariance), cross)
+        # The part of the variance that the prediction says: 2 P'C - P'VP, channel by channel.
+        said = (slope * (2 * cross - covariance @ slope)).sum(dim=0)
         return Moments(mean, (variance - said).clamp(min=0), slope, input_mean)
 
 

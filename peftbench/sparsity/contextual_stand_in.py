@@ -33,8 +33,6 @@ class StandIn:
             return slope, -(slope @ self.input_mean.to(slope.dtype))
 
     @staticmethod
-    @torch.no_grad()
     def _through(weight: Tensor, rows: Tensor) -> Tensor:
         wide = torch.promote_types(weight.dtype, rows.dtype)
-        with torch.autocast(weight.device.type, enabled=False):
-            return weight.to(wide) @ rows.to(wide)
+        return weight.to(wide) @ rows.to(wide)

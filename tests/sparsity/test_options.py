@@ -84,7 +84,7 @@ def test_a_penalty_of_nothing_is_no_l1():
         ({"layers": []}, "write different layer numbers from 0, such as [2,3,4,5], or null"),
         ({"layers": [1, 1]}, "different layer numbers"),
         ({"predictor_rank": 0}, "greater than or equal to 1"),
-        ({"calibration_batches": 0}, "write sparsity.calibration_batches=2, or sparsity.ratio=null"),
+        ({"calibration_batches": 0}, "write sparsity.calibration_batches=4, or sparsity.ratio=null"),
         ({"calibration_batches": 0, "ratio": None}, "and sparsity.fill=zero to do without"),
         ({"ratio": None, "fill": "zero"}, "nothing would be calibrated: write sparsity.ratio=0.45"),
         ({"rank": 4}, "Extra inputs"),
