@@ -55,6 +55,8 @@ def shared(record: Record) -> dict[str, str]:
     found = {f"trainer.{name}": value for name, value in trainer.items() if name not in ("lr", "precision")}
     found |= {f"base.{name}": record.base.get(name) for name in ("id", "revision", "targets")}
     found |= {"attention": record.environment.get("attention"), "method.targets": method.get("targets")}
+    if (allocator := record.environment.get("allocator")) is not None:
+        found["allocator"] = " ".join(f"{name}={value}" for name, value in allocator.items()) or "default"
     found |= {"data.fingerprint": str(record.data.get("fingerprint", ""))[:12] or None, "precision": precision(record)}
     return {name: str(value) for name, value in found.items() if value is not None}
 

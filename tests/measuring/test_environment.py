@@ -35,6 +35,14 @@ def source(tmp_path: Path) -> Path:
     return file
 
 
+def test_what_changes_the_allocator_is_recorded(monkeypatch: pytest.MonkeyPatch):
+    for name in [name for name in os.environ if name.startswith(environment.ALLOCATOR)]:
+        monkeypatch.delenv(name)
+    assert describe(CPU, torch.float32)["allocator"] == {}
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+    assert describe(CPU, torch.float32)["allocator"] == {"MALLOC_MMAP_THRESHOLD_": "65536"}
+
+
 @pytest.mark.parametrize(
     ("flag", "gain", "dtype"),
     [

@@ -261,6 +261,12 @@ def test_what_methods_do_not_share_is_said(folder, change, words):
     assert words in html.unescape(page(folder).text)
 
 
+def test_another_allocator_is_said(folder):
+    folder.classified("lora", environment={"allocator": {}})
+    folder.classified("hira", environment={"allocator": {"MALLOC_MMAP_THRESHOLD_": "65536"}})
+    assert "Not alike in allocator: MALLOC_MMAP_THRESHOLD_=65536 (hira); default (lora)" in page(folder).text
+
+
 @pytest.mark.parametrize("option", ["batch_size", "gradient_checkpointing"])
 def test_another_recipe_is_said(folder, option):
     for method, value in (("lora", 8), ("hira", 16)):
