@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from peftbench.errors import UserError
 from peftbench.measuring.mode import mode
-from peftbench.sparsity.contextual_blocks import Block, FeedForward, Now
+from peftbench.sparsity.contextual_block import Block, Now
+from peftbench.sparsity.contextual_blocks import FeedForward
 from peftbench.sparsity.contextual_predictor import Moments
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from peftbench.errors import UserError
 from peftbench.models.layout import is_classifier
 from peftbench.sparsity import contextual_calibration as calibration
-from peftbench.sparsity.contextual_blocks import Attention, Block, FeedForward, Now
+from peftbench.sparsity.contextual_block import Block, Now
+from peftbench.sparsity.contextual_blocks import Attention, FeedForward
 from peftbench.sparsity.contextual_layout import find_layers, frozen_linears, output_tokens
 from peftbench.sparsity.contextual_predictor import token_weights
 from peftbench.training.hooks import Hook
