@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
+from pathlib import Path
 
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig
 
-from peftbench.cli.paths import CONF
+from peftbench.cli.paths import CONF, SWEEPS
 from peftbench.errors import UserError
 
 
@@ -17,7 +19,9 @@ def explain(error: BaseException) -> str:
         return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "provider=", "Config search"))]
-    return "; ".join([lines[0].rstrip("."), *(_options(error) or _told(lines[1:]))]) if lines else repr(error)
+    if not lines:
+        return repr(error)
+    return "; ".join([lines[0].rstrip("."), *(_sweeps(error) or _options(error) or _told(lines[1:]))])
 
 
 def _told(lines: list[str]) -> list[str]:
@@ -26,6 +30,15 @@ def _told(lines: list[str]) -> list[str]:
         numbers = ", or a number: rank=8, rank=4,8, rank=range(4,17,4)" if "'rank'" in lines[0] else ""
         return [f"{lines[0].rstrip(':').lower()} are {', '.join(lines[1:])}{numbers}"]
     return [line for line in lines if not line.startswith("To append")]
+
+
+def _sweeps(error: BaseException) -> list[str]:
+    """Where ``-cn`` was given a name that no sweep has: the nearest one, and all of them."""
+    if not isinstance(error, MissingConfigException) or "primary config" not in str(error):
+        return []
+    names = sorted({path.stem for folder in (Path("sweeps"), SWEEPS) for path in folder.glob("*.yaml")})
+    near = difflib.get_close_matches(error.missing_cfg_file or "", names, n=1)
+    return [*(f"did you mean {name}?" for name in near), f"named sweeps are {', '.join(names)}"]
 
 
 def _options(error: BaseException) -> list[str]:
