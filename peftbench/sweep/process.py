@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 PRELOAD = "peftbench.sweep.preload"
 JOIN_SECONDS = 10.0
-START_TRIES = 3
+PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)
+"""Seconds between the tries to start a run: before the last one all the time that a dying server may take."""
 T = TypeVar("T")
 
 
@@ -124,10 +125,14 @@ class ForkServer(Launcher):
 
 
 def _insist(ask: Callable[[], T]) -> T:
-    """A server that was killed is found out by asking it, and the next call starts another one."""
-    for _ in range(START_TRIES - 1):
+    """A server that was killed is found out by asking it, and the next call starts another one.
+
+    That is once it has ended: in between it refuses connections and still counts as running.
+    """
+    for pause in PAUSES:
         with suppress(EOFError, ConnectionError):
             return ask()
+        time.sleep(pause)
     return ask()
 
 
