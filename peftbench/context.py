@@ -41,7 +41,7 @@ class Context:
         asked = self.run.trainer.attention
         if asked != "auto":
             return asked
-        return attention.NAME if self.own_dropout else "sdpa"
+        return attention.NAME if self.own_dropout else attention.PADDED
 
     @property
     def own_dropout(self) -> bool:

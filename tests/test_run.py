@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-from support import ROOT, pruning
+from support import ROOT, options, pruning
 
+from peftbench.bench.contenders import ready
+from peftbench.bench.workloads import TINY, Case
 from peftbench.record import Record
-from peftbench.run import execute
+from peftbench.run import build, execute
 from peftbench.sweep.grid import Point
 from peftbench.sweep.outcome import blank_record
 
@@ -135,3 +139,61 @@ def test_language_models_get_their_own_figures(tiny_run, tmp_path: Path) -> None
     assert "quality/mlm_loss" in masked.metrics
     assert "quality/perplexity" not in masked.metrics
     assert causal.metrics["quality/perplexity"] == pytest.approx(np.exp(causal.metrics["quality/loss"]), rel=1e-6)
+
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.gpu
+@gpu
+@pytest.mark.parametrize("method", [name for name in options("method") if name != "peft"])
+def test_a_gpu_computes_the_gradients_that_the_cpu_does(method: str) -> None:
+    def gradients(device: str) -> dict[str, torch.Tensor]:
+        case = Case(replace(TINY, batch_size=8, length=24), "attention", device)
+        context = case.context(method, "trainer.precision=fp32")
+        one = ready(case, context, build(context, case.task))
+        one.attached.model.eval()  # without dropout
+        _away_from_zero(one.attached.trainable())
+        one.batch.inputs["attention_mask"][0, 20:] = 0
+        batch = replace(one.batch, real_tokens=one.batch.real_tokens - 4)
+        case.task.loss(one.attached.model, batch).backward()
+        return {name: p.grad.cpu().double() for name, p in one.attached.trainable() if p.grad is not None}
+
+    on_cpu, on_gpu = gradients("cpu"), gradients("cuda")
+    assert on_cpu.keys() == on_gpu.keys()
+    assert on_cpu
+    for name, expected in on_cpu.items():
+        assert torch.linalg.norm(on_gpu[name] - expected) <= 1e-3 * torch.linalg.norm(expected) + 1e-7, name
+
+
+def _away_from_zero(trainable) -> None:
+    """Where B is 0, as at the start, A has no gradient."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for _, parameter in trainable:
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator).to(parameter)
+
+
+@pytest.mark.gpu
+@gpu
+@pytest.mark.parametrize(
+    "what",
+    [*(f"method={name}" for name in options("method") if name != "peft"), *(f"sparsity={name}" for name in pruning())],
+)
+def test_a_run_on_a_gpu_is_measured_there(tiny_run, what: str) -> None:
+    more = () if what.startswith("method=") else ("method=sparse_lora",)
+    record, folder = carried_out(tiny_run(*more, what, "device=cuda", "trainer.precision=auto"))
+    assert record.environment["device"].startswith("cuda")
+    assert record.environment["precision"] == "bf16"
+    assert record.metrics["memory/source"] == "cuda_allocated"
+    assert record.metrics["memory/train_peak_bytes"] > 0
+    assert record.metrics["speed/train_step_ms_p50"] > 0
+    assert len(pd.read_parquet(folder / "predictions.parquet")) == record.data["splits"]["evaluation"]["size"]
+
+
+@pytest.mark.gpu
+@gpu
+def test_a_base_computed_sparsely_on_a_gpu(tiny_run) -> None:
+    record, _ = carried_out(tiny_run(*CONTEXTUAL, "device=cuda", "trainer.precision=auto", "trainer.max_steps=12"))
+    assert record.decisions["sparsity"]["sparse_steps"] > 0
+    assert record.environment["attention"] == "sdpa_padded"

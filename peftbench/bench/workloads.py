@@ -65,27 +65,35 @@ LONG = (
     Workload("MiniLM", MINILM.model, 8, 512, 2),
     DISTILBERT,
 )
+BERT_BASE = Workload("BERT-base", shape("bert-base-shape", "bert", 768, 12, 12), 64, 256, 2)
+"""For a GPU, which the others leave waiting for the host most of the time."""
 TINY = Workload("tiny", ("model=tiny",), 4, 8, 1)
 
 
-def workloads(quick: bool) -> tuple[Workload, ...]:
-    """What is measured on this machine: MiniLM's own weights where their package is installed, else its shape."""
+def workloads(quick: bool, device: str) -> tuple[Workload, ...]:
+    """What is measured on a device: MiniLM's own weights where their package is installed, else its shape."""
     if quick:
         return (TINY,)
     try:
         # A packaged model has it, and it is read for the error that it raises where the package is not there.
         Case(MINILM, "attention", "cpu").configured("lora").model.source  # type: ignore[attr-defined]  # noqa: B018
+        minilm = MINILM
     except UserError:
-        return (MINILM_SHAPE, DISTILBERT)
-    return (MINILM, DISTILBERT)
+        minilm = MINILM_SHAPE
+    return (minilm, DISTILBERT, *_for_gpus(device))
 
 
-def long_workloads(quick: bool) -> tuple[Workload, ...]:
+def long_workloads(quick: bool, device: str) -> tuple[Workload, ...]:
     """The same at the lengths of IMDB."""
     if quick:
         return (TINY,)
-    model = workloads(quick)[0].model
-    return tuple(replace(each, model=model) if each.model == MINILM.model else each for each in LONG)
+    model = workloads(quick, device)[0].model
+    found = tuple(replace(each, model=model) if each.model == MINILM.model else each for each in LONG)
+    return (*found, *_for_gpus(device))
+
+
+def _for_gpus(device: str) -> tuple[Workload, ...]:
+    return (BERT_BASE,) if device.startswith("cuda") else ()
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def profile_inference(
     def timed(size: int, count: int, warmup: int, minimum: int) -> list[Round]:
         batches = [batch.to(device) for batch in _chosen(task, data, size, count)]
         for batch in batches[:warmup]:
-            model(**batch.inputs)
+            model(**batch.arguments)
         synchronize(device)
         rounds = [_timed(model, batches, device, budget_s / ROUNDS, minimum, clock)]
         same = batches[: len(rounds[0].seconds)]
@@ -118,7 +118,7 @@ def _timed(
         if len(seconds) >= minimum and sum(seconds) >= budget_s:
             break
         start = clock()
-        model(**batch.inputs)
+        model(**batch.arguments)
         synchronize(device)
         seconds.append(clock() - start)
         samples += len(batch.rows)

@@ -66,7 +66,7 @@ class Batch:
 
     @property
     def arguments(self) -> dict[str, torch.Tensor]:
-        """``inputs`` for training and evaluation: without a mask where there is no padding.
+        """``inputs`` as the network is given them: without a mask where there is no padding.
 
         transformers would ask the mask for it, and so wait for a GPU at every step; here it is known beforehand.
         """
@@ -74,11 +74,17 @@ class Batch:
         return {name: value for name, value in self.inputs.items() if padded or name != "attention_mask"}
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on ``device`` (asynchronous where memory is pinned)."""
-        moved = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
-        labels = self.labels.to(device, non_blocking=True)
-        positions = None if self.positions is None else self.positions.to(device, non_blocking=True)
-        return Batch(moved, labels, self.rows, self.real_tokens, positions)
+        """The same batch on ``device``; CUDA is not waited for."""
+        moved = {name: _moved(value, device) for name, value in self.inputs.items()}
+        positions = None if self.positions is None else _moved(self.positions, device)
+        return Batch(moved, _moved(self.labels, device), self.rows, self.real_tokens, positions)
+
+
+def _moved(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    # From pageable memory CUDA copies more than 64 KB only after all that was begun before is done.
+    if device.type == "cuda" and value.device.type == "cpu":
+        value = value.pin_memory()
+    return value.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""Attention with dropout on the CPU, a few items at a time so that scores stay in the caches.
+"""Attention as runs compute it: on the CPU our own, elsewhere torch's, neither of which asks the device anything.
+
+Attention with dropout is done a few items at a time on the CPU, so that scores stay in the caches.
 
 torch has no fused attention with dropout there: scores, weights and masks of a whole batch go through memory several
 times, which at IMDB's length takes longer than all linear layers. Here each part of the batch is done from its scores
@@ -7,7 +9,7 @@ to its output. One tensor is kept for the way back: weights P >= 0 leave a sign 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from peftbench.training.dropout import INTEGERS, RESOLUTION, Bits
 
 NAME = "cpu"
 """Under which `attention` is known to transformers."""
+PADDED = "sdpa_padded"
+"""Under which its own SDPA is known that takes a mask for padding, see `_padding`."""
 PART = 2**20
 """Scores that are worked on at a time, at most: 2 MB in bf16 (more for an item that is longer than that by itself)."""
 
@@ -116,9 +120,26 @@ def attention(
 
 
 def register() -> None:
-    """Make `attention` known to transformers, with the additive mask that its own plain attention gets."""
+    """Make both implementations known to transformers; `attention` gets the additive mask of its plain attention."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import eager_mask, sdpa_mask
 
     AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, eager_mask)
+    AttentionMaskInterface.register(NAME, _padding(eager_mask))
+    AttentionInterface.register(PADDED, sdpa_attention_forward)
+    AttentionMaskInterface.register(PADDED, _padding(sdpa_mask))
+
+
+def _padding(make: Callable[..., Any]) -> Callable[..., Any]:
+    """``make`` without its question whether a mask that it is given masks anything: a GPU would have to be waited for.
+
+    `peftbench.tasks.base.Batch.arguments` gives a mask only where there is padding.
+    """
+
+    def mask(*, attention_mask: torch.Tensor | None = None, **options: Any) -> Any:
+        if attention_mask is not None:
+            options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+        return make(attention_mask=attention_mask, **options)
+
+    return mask

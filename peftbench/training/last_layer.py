@@ -15,7 +15,7 @@ from peftbench.models import layout as layouts
 from peftbench.models.mixin import mix_in, take_out
 from peftbench.training import attention
 
-ATTENTIONS = (attention.NAME, "sdpa")
+ATTENTIONS = (attention.NAME, attention.PADDED, "sdpa")
 """Implementations that take fewer queries than keys."""
 
 

@@ -6,18 +6,22 @@ Seconds are measured by ``make bench``; a change that makes a step dearer by an 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
+import torch
 from bitsandbytes.nn import Linear4bit
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from peftbench.bench.contenders import Contender, enter
+from peftbench.bench.contenders import Contender, enter, ready
+from peftbench.bench.suite.contextual import QUICK, _enter
 from peftbench.bench.workloads import RANK, TINY, Case
 from peftbench.measuring.sizes import base_bytes
+from peftbench.run import build
 from peftbench.tasks.batching import batch_rows
 
 LAYERS = 2
@@ -79,21 +83,41 @@ def test_qlora_computes_what_lora_does_and_dequantizes_once_for_each_product() -
     assert sum(found[product] for product in (*PRODUCTS, "bmm")) == sum(dense[p] for p in (*PRODUCTS, "bmm"))
 
 
-@pytest.mark.parametrize("name", ["lora", "qlora", "hira"])
-def test_a_step_never_waits_for_the_device(name: str) -> None:
-    assert sum(ops(name)[wait] for wait in WAITS) == 0
-
-
-def test_a_step_with_padding_waits_once() -> None:
-    # transformers asks whether there is padding at all; the loss, clipping and the optimizer ask nothing.
-    one = contender("lora")
+def padded(one: Contender) -> Contender:
+    """The same with a batch of which one token is padding."""
     mask = one.batch.inputs["attention_mask"].clone()
     mask[0, -1] = 0
     inputs = {**one.batch.inputs, "attention_mask": mask}
-    padded = replace(one, batch=replace(one.batch, inputs=inputs, real_tokens=int(mask.sum())))
+    return replace(one, batch=replace(one.batch, inputs=inputs, real_tokens=int(mask.sum())))
+
+
+@pytest.mark.parametrize("change", [lambda one: one, padded], ids=["full", "padded"])
+@pytest.mark.parametrize("name", ["lora", "qlora", "hira"])
+def test_a_step_never_waits_for_the_device(name: str, change: Callable[[Contender], Contender]) -> None:
+    one = change(contender(name))
     with Ops() as seen:
-        padded.step()
-    assert sum(seen.counts[wait] for wait in WAITS) == 1
+        one.step()
+    assert sum(seen.counts[wait] for wait in WAITS) == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("change", [lambda one: one, padded], ids=["full", "padded"])
+@pytest.mark.parametrize("name", ["full", "lora", "qlora", "hira", "contextual"])
+def test_cuda_itself_sees_no_wait(name: str, change: Callable[[Contender], Contender]) -> None:
+    case = Case(TINY, "attention", "cuda")
+    if name == "contextual":
+        one = change(_enter(case, *QUICK)[0])
+    else:
+        context = case.context(name)
+        one = change(ready(case, context, build(context, case.task)))
+    for _ in range(3):
+        one.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        one.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_flops_of_a_token_are_those_of_the_products() -> None:

@@ -88,7 +88,7 @@ class Model(nn.Module):
         self.calls: list[tuple[int, int]] = []
         self.states: set[tuple[bool, bool]] = set()
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         self.states.add((self.training, torch.is_grad_enabled()))
         self.clock.now += 10.0 if len(self.calls) < 3 else input_ids.numel() / 1000
         self.calls.append(tuple(input_ids.shape))
@@ -133,7 +133,7 @@ def test_a_spent_budget_leaves_the_minimum_and_stays_representative():
 class Uneven(Model):
     """The first round over single items is twice as fast as the later ones, whatever the batch."""
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         single = sum(1 for items, _ in self.calls if items == 1)
         self.clock.now += 0.010 if single < 3 + 63 else 0.020
         self.calls.append(tuple(input_ids.shape))
@@ -163,7 +163,7 @@ def test_a_known_sleep_is_seen():
     import time
 
     class Sleeper(nn.Module):
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> None:
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> None:
             time.sleep(0.02)
 
     options = {"budget_s": 0.0, "min_items": 5, "min_batches": 2}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftbench.bench.workloads import TINY, Case
 from peftbench.training import attention
@@ -86,8 +89,9 @@ def test_attention_equals_torchs_own(training) -> None:
         assert ((draws.mean(0) - expected).abs() < 6 * error + 1e-3).all()
 
 
+@pytest.mark.parametrize("name", [attention.NAME, attention.PADDED])
 @pytest.mark.parametrize("option", ["bert", "distilbert", "gpt2", "llama"])
-def test_a_network_computes_what_it_does_with_transformers_plain_attention(option) -> None:
+def test_a_network_computes_what_it_does_with_transformers_plain_attention(option: str, name: str) -> None:
     from transformers import (
         BertConfig,
         BertModel,
@@ -120,13 +124,17 @@ def test_a_network_computes_what_it_does_with_transformers_plain_attention(optio
         ),
     }[option]
     torch.manual_seed(0)
-    plain = network._from_config(config, attn_implementation="eager").eval()
-    ours = network._from_config(config, attn_implementation=attention.NAME).eval()
+    # A copy each: what the network is told about attention is kept in its configuration.
+    plain = network._from_config(deepcopy(config), attn_implementation="eager").eval()
+    ours = network._from_config(deepcopy(config), attn_implementation=name).eval()
     ours.load_state_dict(plain.state_dict())
     ids = torch.randint(1, 50, (3, 7))
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] * 6 + [0]])
     with torch.no_grad():
-        first, second = (m(input_ids=ids, attention_mask=mask).last_hidden_state for m in (plain, ours))
+        first = plain(input_ids=ids, attention_mask=mask).last_hidden_state
+        with Asked() as asked:
+            second = ours(input_ids=ids, attention_mask=mask).last_hidden_state
+    assert asked.times == 0, "whether there is padding"
     assert torch.allclose(first[mask.bool()], second[mask.bool()], atol=1e-5)
 
 
@@ -134,4 +142,14 @@ def test_what_is_computed_twice_has_torchs_own_dropout() -> None:
     # Gradient checkpointing puts back the state of torch's generator and of no other.
     case = Case(TINY, "attention", "cpu")
     assert case.context("lora").attention == attention.NAME
-    assert case.context("lora", "trainer.gradient_checkpointing=true").attention == "sdpa"
+    assert case.context("lora", "trainer.gradient_checkpointing=true").attention == attention.PADDED
+
+
+class Asked(TorchDispatchMode):
+    """Counts how often the host asks for a value."""
+
+    times = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.times += func.overloadpacket.__name__ == "_local_scalar_dense"
+        return func(*args, **(kwargs or {}))

@@ -46,7 +46,8 @@ def test_without_a_compiler_the_run_is_skipped_and_says_what_to_do(monkeypatch: 
 
 def test_compiled_steps_use_torchs_own_dropout_and_attention() -> None:
     from peftbench.bench.workloads import TINY, Case
+    from peftbench.training import attention
 
     case = Case(TINY, "attention", "cpu")
     assert (case.context("lora").own_dropout, case.context("lora", "trainer.compile=true").own_dropout) == (True, False)
-    assert case.context("lora", "trainer.compile=true").attention == "sdpa"
+    assert case.context("lora", "trainer.compile=true").attention == attention.PADDED

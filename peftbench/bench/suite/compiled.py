@@ -33,7 +33,8 @@ def run(options: Options) -> dict[str, Any]:
     from peftbench.errors import Skip
     from peftbench.measuring.clock import synchronize
 
-    case = Case(workloads(options.quick)[0], "attention", str(resolve_device("auto")))
+    where = str(resolve_device("auto"))
+    case = Case(workloads(options.quick, where)[0], "attention", where)
     device, workload = torch.device(case.device), case.workload
     steps = GPU_STEPS if device.type == "cuda" and not options.quick else workload.steps_per_turn
     work: dict[str, Any] = {}

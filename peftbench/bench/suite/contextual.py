@@ -41,7 +41,7 @@ def run(options: Options) -> dict[str, Any]:
     from peftbench.context import resolve_device
 
     device = str(resolve_device("auto"))
-    long, short = long_workloads(options.quick), workloads(options.quick)[0]
+    long, short = long_workloads(options.quick, device), workloads(options.quick, device)[0]
     others = [short]
     if not options.quick:
         others += [replace(each, batch_size=1, steps_per_turn=10) for each in (long[0], short)]

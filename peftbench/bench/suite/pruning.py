@@ -50,11 +50,12 @@ GOALS = (
 
 def run(options: Options) -> dict[str, Any]:
     """Times turn by turn, memory in processes of their own, files as a run writes them."""
-    from peftbench.bench.memory import in_fresh_process
+    from peftbench.bench.memory import training_peak
     from peftbench.bench.workloads import Case, workloads
     from peftbench.context import resolve_device
 
-    case = Case(workloads(options.quick)[0], "all-linear", str(resolve_device("auto")))
+    where = str(resolve_device("auto"))
+    case = Case(workloads(options.quick, where)[0], "all-linear", where)
     found: dict[str, dict[str, Any]] = {name: {} for name in WAYS}
     result: dict[str, Any] = {
         "workload": case.workload.name,
@@ -73,7 +74,7 @@ def run(options: Options) -> dict[str, Any]:
     _time(case, result, options)
     for name in () if options.quick else TIMED:
         options.say(f"pruning: memory of {name}")
-        peak = in_fresh_process(case, name, enter)
+        peak = training_peak(case, name, enter)
         found[name]["memory_bytes"], result["memory_source"] = peak["bytes"], peak["source"]
     return result
 

@@ -19,14 +19,14 @@ TARGETS = {"attention": "q/v", "all-linear": "all linear layers"}
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Every workload with each set of targets; memory is measured unless quick (a process for each contender)."""
+    """Every workload with each set of targets; memory is measured unless quick."""
     from peftbench.bench.workloads import LEARNING_RATE, RANK, Case, workloads
     from peftbench.bench.workloads import TARGETS as targets
     from peftbench.context import resolve_device
 
-    device = resolve_device("auto")
+    device = str(resolve_device("auto"))
     warmup = QUICK_WARMUP if options.quick else WARMUP
-    cases = [Case(workload, which, str(device)) for workload in workloads(options.quick) for which in targets]
+    cases = [Case(workload, which, device) for workload in workloads(options.quick, device) for which in targets]
     return {
         "rounds": options.repetitions,
         "warmup_steps": warmup,
@@ -96,14 +96,14 @@ def _time(case: Any, result: dict[str, Any], warmup: int, options: Options) -> N
 
 def _memory(case: Any, result: dict[str, Any], options: Options) -> None:
     """Fill in peak memory, contender by contender."""
-    from peftbench.bench.memory import in_fresh_process
+    from peftbench.bench.memory import training_peak
 
     for name, entry in result["contenders"].items():
         if "error" in entry:
             continue
         options.say(f"steps: {result['workload']}, {case.targets}: memory of {name}")
         try:
-            found = in_fresh_process(case, name)
+            found = training_peak(case, name)
         except Exception as error:
             entry["memory_error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             continue
@@ -120,8 +120,9 @@ def page(results: dict[str, Any]) -> str:
         "with `prepare_model_for_kbit_training(use_gradient_checkpointing=False)`: the others do not recompute either. "
         "PEFT's are told the same layers and the same head that ours train. Ours compute of the last layer what the "
         "token needs that the classifier reads, PEFT's compute it whole: the results are the same. FLOPs are counted "
-        "op by op; peak memory is that of training steps in a process of each contender's own, above what the process "
-        "used before it loaded the model, mapped weights that no step reads left out."
+        "op by op; peak memory is that of training steps above what was used before the model was loaded: on a GPU "
+        "CUDA's own count of tensors, on a CPU that of a process of each contender's own, mapped weights that no step "
+        "reads left out."
     )
     return "\n\n".join([intro, "## Goals", _goals(results["cases"]), *(_section(case) for case in results["cases"])])
 

@@ -45,7 +45,7 @@ def run(options: Options) -> dict[str, Any]:
     from peftbench.context import resolve_device
 
     device = str(resolve_device("auto"))
-    cases = [Case(workload, "attention", device) for workload in long_workloads(options.quick)]
+    cases = [Case(workload, "attention", device) for workload in long_workloads(options.quick, device)]
     found = [_case(case, options) for case in cases]
     return {"rounds": options.repetitions, "warmup_steps": WARMUP, "goal": GOAL, "cases": found}
 
