@@ -37,8 +37,8 @@ def training_peak(case: Case, name: str, enter: Enter | None = None) -> dict[str
 def peak(case: Case, name: str, enter: Enter | None = None) -> dict[str, Any]:
     """``bytes`` (peak above what the process used before the model was loaded) and ``source`` of some steps.
 
-    Loading itself is not part of it. The same contender first does its steps on a tiny network: otherwise libraries
-    that are paged in meanwhile would count, about as much for each, and bring all ratios closer to one.
+    Loading itself is not part of it. On a CPU the same contender first does its steps on a tiny network: otherwise
+    libraries that are paged in meanwhile would count, about as much for each, and bring all ratios closer to one.
 
     Args:
         enter: builds the contender, a function that can be imported; None is that of `peftbench.bench.contenders`.
@@ -53,7 +53,8 @@ def peak(case: Case, name: str, enter: Enter | None = None) -> dict[str, Any]:
     bound_caches()
     device = torch.device(case.device)
     enter = enter or contenders.enter
-    _steps(enter(replace(case, workload=TINY), name))
+    if device.type == "cpu":
+        _steps(enter(replace(case, workload=TINY), name))
     baseline = resident(device)
     contender = enter(case, name)
     with PeakMemory(device, baseline) as memory:
