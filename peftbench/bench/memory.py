@@ -37,30 +37,35 @@ def training_peak(case: Case, name: str, enter: Enter | None = None) -> dict[str
 def peak(case: Case, name: str, enter: Enter | None = None) -> dict[str, Any]:
     """``bytes`` (peak above what the process used before the model was loaded) and ``source`` of some steps.
 
-    Loading itself is not part of it. On a CPU the same contender first does its steps on a tiny network: otherwise
-    libraries that are paged in meanwhile would count, about as much for each, and bring all ratios closer to one.
+    Loading itself is not part of it. The same contender first does its steps on a tiny network: otherwise libraries
+    that are paged in meanwhile would count, about as much for each, and bring all ratios closer to one.
 
     Args:
         enter: builds the contender, a function that can be imported; None is that of `peftbench.bench.contenders`.
     """
     from peftbench.bench import contenders
     from peftbench.context import quiet_libraries
-    from peftbench.measuring.clock import synchronize
-    from peftbench.measuring.memory import PeakMemory, resident
     from peftbench.training.primitives import bound_caches
 
     quiet_libraries()
     bound_caches()
-    device = torch.device(case.device)
     enter = enter or contenders.enter
-    if device.type == "cpu":
-        _steps(enter(replace(case, workload=TINY), name))
+    _steps(enter(replace(case, workload=TINY), name))
+    return entered(case, name, enter)[1]
+
+
+def entered(case: Case, name: str, enter: Enter) -> tuple[Contender, dict[str, Any]]:
+    """A contender after its first steps, and ``bytes`` and ``source`` of their peak above what was used before it."""
+    from peftbench.measuring.clock import synchronize
+    from peftbench.measuring.memory import PeakMemory, resident
+
+    device = torch.device(case.device)
     baseline = resident(device)
     contender = enter(case, name)
     with PeakMemory(device, baseline) as memory:
         _steps(contender)
         synchronize(device)
-    return {"bytes": memory.bytes, "source": memory.source}
+    return contender, {"bytes": memory.bytes, "source": memory.source}
 
 
 def _steps(contender: Contender) -> None:

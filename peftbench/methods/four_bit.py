@@ -12,8 +12,6 @@ from typing import Any, cast
 
 import bitsandbytes
 import torch
-from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
-from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 
 
@@ -27,12 +25,6 @@ class FourBitLinear(bitsandbytes.nn.Linear4bit):
         with torch.autocast(x.device.type, enabled=False):
             y = bitsandbytes.matmul_4bit(x.to(dtype), weight, bias=bias, quant_state=weight.quant_state)
         return answer(y, x)
-
-
-class LoraFourBit(LoraLinear4bit):
-    """PEFT's LoRA on such a layer, computed as on a dense one: without a copy of the base's output."""
-
-    forward = LoraLinear.forward
 
 
 def answer(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -51,10 +43,3 @@ def take_over(model: nn.Module) -> None:
             module.__class__ = FourBitLinear
             if module.compute_dtype is not None:
                 cast(Any, module.weight).quant_state.dtype = module.compute_dtype
-
-
-def take_over_lora(model: nn.Module) -> None:
-    """Turn PEFT's LoRA layers around 4-bit ones into ours, in place."""
-    for module in model.modules():
-        if type(module) is LoraLinear4bit:
-            module.__class__ = LoraFourBit

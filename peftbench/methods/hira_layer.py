@@ -23,9 +23,9 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from peftbench.methods import frozen
 from peftbench.methods.four_bit import answer
 from peftbench.methods.injection import ADAPTER
-from peftbench.methods.quantization import dense_weight
 
 Source = Callable[[], torch.Tensor]
 """Gives W0 (d, k): by reference where it is dense, dequantized at each call where it is 4-bit."""
@@ -87,22 +87,6 @@ class Fused:
     scale: float = 1.0
     """``s``; PEFT's own layer has none. `peftbench.methods.hira` folds it into B when saving."""
 
-    def base_weight(self, dtype: torch.dtype) -> torch.Tensor:
-        """W0, shape (d, k), a 4-bit one dequantized to ``dtype``."""
-        this: Any = self
-        weight = dense_weight(this.get_base_layer().weight, dtype)
-        return weight.T if this.fan_in_fan_out else weight
-
-    def compute_dtype(self, x: torch.Tensor) -> torch.dtype:
-        """The dtype to multiply in: autocast's, else a 4-bit layer's own, else that of the weight."""
-        if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-            return torch.get_autocast_dtype(x.device.type)
-        this: Any = self
-        base = this.get_base_layer()
-        if base.weight.is_floating_point():
-            return base.weight.dtype
-        return base.compute_dtype or x.dtype
-
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
         """``s B A`` in the layout of the base weight: what PEFT's merge multiplies it by, plus one."""
         return super().get_delta_weight(adapter) * self.scale  # type: ignore[misc]  # PEFT's layer has it
@@ -113,15 +97,15 @@ class Fused:
         if this.disable_adapters or this.merged:
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]  # PEFT's layer has it
         a, b, dropout = this.hira_A[ADAPTER], this.hira_B[ADAPTER], this.hira_dropout[ADAPTER]
-        dtype = self.compute_dtype(x)
-        source = partial(self.base_weight, dtype)
+        base = this.get_base_layer()
+        dtype = frozen.compute_dtype(base, x)
+        source = partial(frozen.weight, base, dtype)
         if isinstance(dropout, nn.Dropout) and this.training:
             # The base sees x, the update dropout(x): two branches, five products.
             update = HadamardLinear.apply(dropout(x).to(dtype), a, b, None, source, self.scale, True)
             y = this.base_layer(x)
             return y + update.to(y.dtype)
-        bias = this.get_base_layer().bias
-        y = HadamardLinear.apply(x.to(dtype), a, b, bias, source, self.scale, False)
+        y = HadamardLinear.apply(x.to(dtype), a, b, base.bias, source, self.scale, False)
         # A dense layer gives back the dtype it computes in, a 4-bit one outside autocast what it was given.
         return answer(y, x) if isinstance(self, FusedLinear4bit) else y
 

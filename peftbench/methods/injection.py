@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -102,9 +103,22 @@ def inject(loaded: Loaded, config: PeftConfig, method: str) -> PeftModel:
         model: Any = get_peft_model(loaded.model, config, adapter_name=ADAPTER)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UserError(f"method={method} cannot be attached to {type(loaded.model).__name__}: {error}") from error
+    _freeze_counters(model)
     for name in loaded.head:
         loaded.model.get_submodule(name).float().requires_grad_(True)
     return model
+
+
+def _freeze_counters(model: nn.Module) -> None:
+    """What belongs to an adapter and is not trained stays so on a GPU.
+
+    PEFT 0.21 moves it there into parameters that are made anew, and new ones are trainable: AdaLoRA would train the
+    number of its ranks.
+    """
+    for module in model.modules():
+        for name in module.other_param_names if isinstance(module, BaseTunerLayer) else ():
+            if isinstance(kept := getattr(module, name, None), nn.ParameterDict):
+                kept.requires_grad_(False)
 
 
 def export(model: PeftModel) -> tuple[PeftConfig, dict[str, torch.Tensor]]:

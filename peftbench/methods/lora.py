@@ -1,4 +1,4 @@
-"""LoRA (Hu et al., ICLR 2022): ``y = x W0' + s (dropout(x) A') B'``, by PEFT."""
+"""LoRA (Hu et al., ICLR 2022): ``y = x W0' + s (dropout(x) A') B'``, PEFT's layers with a forward pass of ours."""
 
 from __future__ import annotations
 
@@ -43,6 +43,12 @@ class Lora(RankedTuner):
             fan_in_fan_out=sites.transposed,
             lora_dropout=self.dropout,
         )
+
+    def prepare(self, model: PeftModel, run: RunConfig) -> None:
+        """See `Tuner.prepare`."""
+        from peftbench.methods import lora_layer
+
+        lora_layer.fuse(model)
 
     def export(self, model: PeftModel) -> tuple[PeftConfig, dict[str, torch.Tensor]]:
         """See `Tuner.export`; the configuration says the ranks that the layers have now."""

@@ -10,7 +10,6 @@ from peftbench.methods.lora import Lora
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel
 
     from peftbench.config import RunConfig
 
@@ -32,9 +31,3 @@ class QLora(Lora):
 
         chosen = {"auto": dtype, "fp32": torch.float32, "bf16": torch.bfloat16}[self.compute_dtype]
         return quantization.load_kwargs(head, chosen, self.quant_type, self.double_quant)
-
-    def prepare(self, model: PeftModel, run: RunConfig) -> None:
-        """See `Tuner.prepare`."""
-        from peftbench.methods import four_bit
-
-        four_bit.take_over_lora(model)

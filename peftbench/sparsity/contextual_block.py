@@ -79,6 +79,8 @@ class Block(ABC):
             self._enter(args[0] if args else kwargs["hidden_states"])
         else:
             self._enter(None)
+            for slicing in self._slicings:
+                slicing.skipped = 0
 
     def stand_at(self, moments: predictor.Moments) -> None:
         """Channels that are left out stand at their means from now on, and are chosen accordingly."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from peftbench.methods import frozen
 from peftbench.methods.four_bit import answer
 from peftbench.methods.quantization import dense_weight
 from peftbench.models.mixin import mix_in
@@ -56,6 +57,11 @@ class Sliced:
     """Mixed in before a linear class: computes what the choice says, and all of it where there is none."""
 
     slicing: Slicing
+
+    @property
+    def in_part(self) -> bool:
+        """Whether some rows or columns are left out now."""
+        return self.slicing.choice.index is not None
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., k), or (..., chosen) after narrow columns -> (..., d), or (..., chosen) for narrow rows."""
@@ -126,9 +132,7 @@ def compute_dtype(layer: Any, x: Tensor) -> torch.dtype:
 
 def base_weight(layer: Any) -> Tensor:
     """W0, shape (d, k), of a linear layer or of PEFT's layer around one; dequantized where it is 4-bit."""
-    base = base_linear(layer)
-    weight = dense_weight(base.weight)
-    return weight.T if isinstance(base, Conv1D) else weight
+    return frozen.weight(base_linear(layer))
 
 
 def base_linear(layer: Any) -> Any:

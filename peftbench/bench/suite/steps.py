@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -52,7 +53,7 @@ def _case(case: Any, warmup: int, options: Options) -> dict[str, Any]:
         "contenders": {name: {} for name in CONTENDERS},
     }
     _time(case, result, warmup, options)
-    if not options.quick:
+    if not options.quick and not on_gpu:
         _memory(case, result, options)
     return result
 
@@ -61,17 +62,24 @@ def _time(case: Any, result: dict[str, Any], warmup: int, options: Options) -> N
     """Fill in times and counts; a contender that cannot do a step here has an ``error`` instead."""
     import torch
 
-    from peftbench.bench.contenders import Contender, enter
+    from peftbench.bench.contenders import REFERENCE, Contender, enter
+    from peftbench.bench.memory import entered
     from peftbench.bench.timing import interleave
+    from peftbench.bench.workloads import TINY
     from peftbench.measuring.clock import synchronize
     from peftbench.measuring.sizes import parameter_counts
+
+    on_gpu = case.device.startswith("cuda")
+    if on_gpu:
+        enter(replace(case, workload=TINY), REFERENCE).step()  # what libraries allocate once belongs to no contender
 
     racing: dict[str, Contender] = {}
     for name, entry in result["contenders"].items():
         options.say(f"steps: {result['workload']}, {case.targets}: building {name}")
         try:
-            contender = enter(case, name)
-            contender.step()
+            contender, peak = entered(case, name, enter)
+            if on_gpu:  # where tensors are counted; a process must be the contender's own
+                entry["memory_bytes"], result["memory_source"] = peak["bytes"], peak["source"]
             entry["flops_per_token"] = contender.flops_per_token()
         except Exception as error:  # a peer that fails here is a finding, the others are measured all the same
             entry["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
