@@ -20,7 +20,7 @@ from peftbench.measuring.memory import PeakMemory, resident
 from peftbench.measuring.sizes import base_bytes, file_bytes, parameter_counts
 from peftbench.models.frozen import hold_in
 from peftbench.sparsity.compact import DENSE_FILE, compact_folder, expand_folder, sparsity_of
-from peftbench.training import attention, dropout, last_layer
+from peftbench.training import attention, dropout, last_layer, one_cast
 from peftbench.training.compiled import compiled
 from peftbench.training.loop import Loop, Trained
 from peftbench.training.primitives import bound_caches
@@ -125,6 +125,7 @@ def build(context: Context, task: Task) -> Attached:
             dropout.install(attached.model)
         read_only = last_layer.install(attached.model)
         record.environment["last_layer"] = "first token" if read_only else "all tokens"
+        one_cast.install(attached.model)
     return attached
 
 
@@ -224,6 +225,7 @@ def profile(context: Context, data: Data, attached: Attached) -> None:
     attached.model.train()
     with context.autocast():
         record.metrics["flops/train_per_token"] = flops_per_token(attached.model, batch, data.task.loss)
+    one_cast.uninstall(attached.model)
     last_layer.uninstall(attached.model)  # inference is that of the network as transformers has it
     measure(attached.model.eval(), "speed/infer")
     if (merged := run.method.merge(attached)) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -14,16 +15,18 @@ from peftbench.measuring.environment import git_state
 
 OUT = Path("docs/benchmarks")
 REPETITIONS = 7
+STOPPED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run each benchmark and print its page; returns 0, or 2 if one could not be run."""
+    """Run each benchmark and print its page; returns 0, 2 if one could not be run, or 130 if one was stopped."""
     given = sys.argv[1:] if arguments is None else arguments
     chosen = _parser().parse_args(given)
     options = frame.Options(1 if chosen.quick else chosen.repetitions, chosen.quick, _say, chosen.data)
     command = shlex.join(["python", "-m", "peftbench.bench", *given])
     out = chosen.out or (None if chosen.quick else OUT)
     code, state = 0, git_state(Path(__file__))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for name in chosen.names or frame.names():
         try:
             measured = frame.measure(name, options, command, state)
@@ -31,9 +34,14 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"peftbench.bench: {name}: {error}", file=sys.stderr)
             code = 2
             continue
+        except KeyboardInterrupt:
+            print(f"peftbench.bench: {name}: stopped before anything was measured", file=sys.stderr)
+            return STOPPED
         print(frame.render(measured))
         if out is not None:
             _say(f"written: {frame.write(measured, out)}")
+        if measured["stopped"]:
+            return STOPPED
     return code
 
 

@@ -6,12 +6,14 @@ attention implementation and optimizer, so that the method alone differs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftbench import run
 from peftbench.bench.workloads import RANK, Case
@@ -32,6 +34,19 @@ if TYPE_CHECKING:
 Build = Callable[[Case], tuple["Context", Attached]]
 Configure = Callable[[dict[str, Any]], "PeftConfig"]
 """Makes a PEFT configuration of the fields that all of PEFT's methods share."""
+
+
+class Ops(TorchDispatchMode):
+    """Counts what is computed, by the name of the operation; views compute nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view:
+            self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass
@@ -62,6 +77,12 @@ class Contender:
 
         with self.context.autocast():
             return flops_per_token(self.attached.model, self.batch, self.case.task.loss)
+
+    def ops(self) -> int:
+        """Operations that one step gives to the device, views left out: what a GPU waits for if each is small."""
+        with Ops() as seen:
+            self.step()
+        return seen.counts.total()
 
     def frozen_linear_bytes(self) -> int:
         """Memory of the base's linear layers (biases and 4-bit states too), bytes."""

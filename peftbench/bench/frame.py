@@ -6,7 +6,7 @@ import importlib
 import json
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -30,6 +30,8 @@ class Options:
     """Is told what is being done."""
     data: Path = Path("../shared/data")
     """Folder with the real data sets, each in a folder of its own."""
+    keep: Callable[[dict[str, Any]], None] = lambda results: None
+    """Is given the results so far, once there are any: they are written if the benchmark is stopped."""
 
 
 class Benchmark(Protocol):
@@ -65,6 +67,9 @@ def measure(name: str, options: Options, command: str, code: dict[str, Any]) -> 
 
     Args:
         code: the state of the checkout before the first benchmark wrote its files into it.
+
+    Raises:
+        KeyboardInterrupt: it is stopped before it has anything; later, its results so far are ``stopped`` ones.
     """
     from peftbench.context import quiet_libraries, resolve_device
     from peftbench.measuring import precision
@@ -77,11 +82,12 @@ def measure(name: str, options: Options, command: str, code: dict[str, Any]) -> 
     device = resolve_device("auto" if benchmark.ON_DEVICE else "cpu")
     environment = {**describe(device, precision.resolve("auto", device)), **code}
     started = datetime.now(UTC)
-    results = benchmark.run(options)
+    results, stopped = _results(benchmark, options)
     return {
         "benchmark": name,
         "on_device": benchmark.ON_DEVICE,
         "quick": options.quick,
+        "stopped": stopped,
         "command": command,
         "started": started.isoformat(timespec="seconds"),
         "seconds": round((datetime.now(UTC) - started).total_seconds(), 1),
@@ -90,9 +96,21 @@ def measure(name: str, options: Options, command: str, code: dict[str, Any]) -> 
     }
 
 
+def _results(benchmark: Benchmark, options: Options) -> tuple[dict[str, Any], bool]:
+    kept: list[dict[str, Any]] = []
+    try:
+        return benchmark.run(replace(options, keep=kept.append)), False
+    except KeyboardInterrupt:
+        if not kept:
+            raise
+        return kept[-1], True
+
+
 def render(measured: dict[str, Any]) -> str:
     """The page of what `measure` returned (or of its JSON file, which is the same)."""
     warning = "\n**A quick run on a tiny network: these figures mean nothing.**\n" if measured["quick"] else ""
+    if measured.get("stopped"):  # files from before there was such a thing do not say
+        warning += "\n**It was stopped before its end: what is not here was not measured.**\n"
     body = find(measured["benchmark"]).page(measured["results"])
     return f"# Benchmark: {measured['benchmark']}\n{warning}\n{_head(measured)}\n\n{body.strip()}\n"
 

@@ -42,18 +42,20 @@ class Attention(torch.autograd.Function):
         """query, key, value: (batch, heads, length, width), one dtype; mask M: added, broadcast to (batch, heads,
         length, length); dropped: p in units of 1 / `RESOLUTION`. Returns (batch, length, heads, width)."""
         batch, heads, length, width = query.shape
-        query = query * scale
-        signed = query.new_empty(batch, heads, length, key.shape[2])
+        queries = torch.mul(query, scale, out=query.new_empty(query.shape)).flatten(0, 1)
+        keys, values = (part.contiguous().flatten(0, 1) for part in (key, value))
+        signed = query.new_empty(batch * heads, length, keys.shape[1])
         output = query.new_empty(batch, length, heads, width)
-        for part in _parts(signed):
-            scores = query[part] @ key[part].transpose(2, 3)
+        for items, part in _parts(signed, heads):
+            scores = torch.bmm(queries[part], keys[part].transpose(1, 2))
             if mask is not None:
-                scores += mask[part] if mask.shape[0] > 1 else mask
+                scores.unflatten(0, (-1, heads)).add_(mask[items] if mask.shape[0] > 1 else mask)
             torch.softmax(scores, -1, out=signed[part])
             _drop(signed[part], dropped)
-            output[part] = (signed[part].relu() @ value[part]).transpose(1, 2)
+            found = torch.bmm(signed[part].relu(), values[part])
+            output[items] = found.unflatten(0, (-1, heads)).transpose(1, 2)
         ctx.scale, ctx.undo = scale, RESOLUTION / (RESOLUTION - dropped)
-        ctx.save_for_backward(query, key, value, signed)
+        ctx.save_for_backward(queries, keys, values, signed)
         return output.mul_(ctx.undo)
 
     @staticmethod
@@ -61,24 +63,30 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """With D = P * keep and G = dO / (1 - p): dV = D^T G, dP = G V^T * keep, dS = P (dP - rowsum(P dP)),
         dQ = s dS K, dK = s dS^T Q."""
-        query, key, value, signed = ctx.saved_tensors
-        grad = (grad * ctx.undo).transpose(1, 2)
-        grad_query, grad_key, grad_value = (torch.empty_like(x) for x in (query, key, value))
-        for part in _parts(signed):
+        queries, keys, values, signed = ctx.saved_tensors
+        batch, _, heads, width = grad.shape
+        # In memory as the layers before have made them: (batch, length, heads, width).
+        found = [x.new_empty(batch, x.shape[1], heads, width).transpose(1, 2) for x in (queries, keys, values)]
+        for items, part in _parts(signed, heads):
+            output = grad[items].transpose(1, 2)
+            output = torch.mul(output, ctx.undo, out=output.new_empty(output.shape)).flatten(0, 1)
             kept = signed[part].relu()
-            torch.matmul(kept.transpose(2, 3), grad[part], out=grad_value[part])
+            to_values = torch.bmm(kept.transpose(1, 2), output)
             # Where P itself is 0 its gradient is multiplied by 0, whatever was kept.
-            weights = torch.ops.aten.threshold_backward(grad[part] @ value[part].transpose(2, 3), kept, 0)
+            weights = torch.ops.aten.threshold_backward(torch.bmm(output, values[part].transpose(1, 2)), kept, 0)
             scores = torch._softmax_backward_data(weights, signed[part].abs(), -1, signed.dtype)
-            torch.matmul(scores, key[part], out=grad_query[part])
-            torch.matmul(scores.transpose(2, 3), query[part], out=grad_key[part])
-        return grad_query.mul_(ctx.scale), grad_key, grad_value, None, None, None
+            to_queries = torch.bmm(scores, keys[part]).mul_(ctx.scale)
+            to_keys = torch.bmm(scores.transpose(1, 2), queries[part])
+            for whole, one in zip(found, (to_queries, to_keys, to_values), strict=True):
+                whole[items] = one.unflatten(0, (-1, heads))
+        return *found, None, None, None
 
 
-def _parts(scores: torch.Tensor) -> Iterator[slice]:
-    """Slices of the batch, of `PART` scores at most or of one item."""
-    items = max(1, PART // max(1, scores[0].numel()))
-    return (slice(start, start + items) for start in range(0, len(scores), items))
+def _parts(scores: torch.Tensor, heads: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of the batch, of `PART` scores at most or of one item, and the same with ``heads`` matrices an item."""
+    items = max(1, PART // max(1, heads * scores[0].numel()))
+    for start in range(0, len(scores) // heads, items):
+        yield slice(start, start + items), slice(start * heads, (start + items) * heads)
 
 
 def _drop(weights: torch.Tensor, dropped: int) -> None:

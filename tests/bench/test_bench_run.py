@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -95,12 +97,36 @@ def test_ratios_of_the_tables_are_those_of_the_raw_times(measured) -> None:
             assert row[1] == f"{median(entry['ms']):.1f}"
             assert row[2] == f"{median(found):.2f}×"
             assert row[3] == f"{min(found):.2f}–{max(found):.2f}"
-            assert row[7] == f"{entry['memory_bytes'] / entries['peft_lora']['memory_bytes']:.2f}×"
+            assert row[6] == f"{entry['ops']:,}"
+            assert row[8] == f"{entry['memory_bytes'] / entries['peft_lora']['memory_bytes']:.2f}×"
     goals = {(row[0], row[1]): row[2:] for row in cells(page, "Goals")}
     fused = made["results"]["cases"][1]["contenders"]
     found = [peer / own for peer, own in zip(fused["peft_hira"]["ms"], fused["hira"]["ms"], strict=True)]
     shown = goals["HiRA ≥ 1.6 × faster than PEFT's", "tiny, all linear layers"]
     assert shown == [f"{median(found):.2f}×", f"{min(found):.2f}–{max(found):.2f}", "not met"]
+
+
+def test_what_was_measured_before_it_is_stopped_is_written(tmp_path, monkeypatch, capsys) -> None:
+    whole = steps._case
+
+    def stopped(case, *rest):
+        if case.targets == "all-linear":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole(case, *rest)
+
+    monkeypatch.setattr(steps, "_case", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main(["steps", "utilisation", "--quick", "--out", str(tmp_path)]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["steps.json", "steps.md"]
+    found = json.loads((tmp_path / "steps.json").read_text())
+    assert (found["stopped"], [case["targets"] for case in found["results"]["cases"]]) == (True, ["attention"])
+    assert "stopped before its end" in (tmp_path / "steps.md").read_text()
+    monkeypatch.setattr(steps, "_case", lambda *rest: os.kill(os.getpid(), signal.SIGINT))
+    assert main(["steps", "--quick"]) == 130
+    assert "stopped before anything was measured" in capsys.readouterr().err
 
 
 def test_a_contender_that_fails_is_shown_and_the_others_are_measured(monkeypatch, capsys) -> None:

@@ -48,7 +48,11 @@ def run(options: Options) -> dict[str, Any]:
 
     device = str(resolve_device("auto"))
     chosen = [workloads(options.quick, device)[0], *long_workloads(options.quick, device)]
-    return {"cases": [_case(Case(workload, "attention", device), options) for workload in chosen]}
+    results: dict[str, Any] = {"cases": []}
+    for workload in chosen:
+        results["cases"].append(_case(Case(workload, "attention", device), options))
+        options.keep(results)
+    return results
 
 
 def _case(case: Case, options: Options) -> dict[str, Any]:

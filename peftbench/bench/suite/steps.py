@@ -28,13 +28,17 @@ def run(options: Options) -> dict[str, Any]:
     device = str(resolve_device("auto"))
     warmup = QUICK_WARMUP if options.quick else WARMUP
     cases = [Case(workload, which, device) for workload in workloads(options.quick, device) for which in targets]
-    return {
+    results: dict[str, Any] = {
         "rounds": options.repetitions,
         "warmup_steps": warmup,
         "rank": RANK,
         "learning_rate": LEARNING_RATE,
-        "cases": [_case(case, warmup, options) for case in cases],
+        "cases": [],
     }
+    for case in cases:
+        results["cases"].append(_case(case, warmup, options))
+        options.keep(results)
+    return results
 
 
 def _case(case: Any, warmup: int, options: Options) -> dict[str, Any]:
@@ -80,7 +84,7 @@ def _time(case: Any, result: dict[str, Any], warmup: int, options: Options) -> N
             contender, peak = entered(case, name, enter)
             if on_gpu:  # where tensors are counted; a process must be the contender's own
                 entry["memory_bytes"], result["memory_source"] = peak["bytes"], peak["source"]
-            entry["flops_per_token"] = contender.flops_per_token()
+            entry |= {"flops_per_token": contender.flops_per_token(), "ops": contender.ops()}
         except Exception as error:  # a peer that fails here is a finding, the others are measured all the same
             entry["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             continue
@@ -128,9 +132,9 @@ def page(results: dict[str, Any]) -> str:
         "with `prepare_model_for_kbit_training(use_gradient_checkpointing=False)`: the others do not recompute either. "
         "PEFT's are told the same layers and the same head that ours train. Ours compute of the last layer what the "
         "token needs that the classifier reads, PEFT's compute it whole: the results are the same. FLOPs are counted "
-        "op by op; peak memory is that of training steps above what was used before the model was loaded: on a GPU "
-        "CUDA's own count of tensors, on a CPU that of a process of each contender's own, mapped weights that no step "
-        "reads left out."
+        "op by op; ops are all of a step's but views: where each is small, they are what a GPU waits for. Peak memory "
+        "is that of training steps above what was used before the model was loaded: on a GPU CUDA's own count of "
+        "tensors, on a CPU that of a process of each contender's own, mapped weights that no step reads left out."
     )
     return "\n\n".join([intro, "## Goals", _goals(results["cases"]), *(_section(case) for case in results["cases"])])
 
@@ -159,7 +163,7 @@ def _section(case: dict[str, Any]) -> str:
         f"{case['steps_per_turn']} timed step(s) a turn, attention: {case.get('attention', markdown.NOTHING)}, "
         f"memory: {case.get('memory_source') or 'not measured'}"
     )
-    columns = ["", "ms/step", "× LoRA", "From–to", "MFLOP/token", "× LoRA", "Peak MiB", "× LoRA", "Trained"]
+    columns = ["", "ms/step", "× LoRA", "From–to", "MFLOP/token", "× LoRA", "Ops", "Peak MiB", "× LoRA", "Trained"]
     rows = [_row(case, name) for name in case["contenders"]]
     failed = [f"- {_label(name)}: {error}" for name, error in _errors(case)]
     return "\n\n".join(
@@ -178,6 +182,7 @@ def _row(case: dict[str, Any], name: str) -> list[str]:
         markdown.spread(steps),
         f"{flops[0] / 1e6:.2f}" if flops else markdown.NOTHING,
         _to_lora(case, "flops_per_token", name),
+        f"{entry['ops']:,}" if "ops" in entry else markdown.NOTHING,
         f"{memory[0] / MIB:.0f}" if memory else markdown.NOTHING,
         _to_lora(case, "memory_bytes", name),
         f"{entry['trainable']:,}" if "trainable" in entry else markdown.NOTHING,

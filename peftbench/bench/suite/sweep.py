@@ -41,8 +41,12 @@ def run(options: Options) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         setting, facts = _setting(options, Path(folder).resolve())
         as_ours = ["--batch-size", str(facts["batch_size"]), *(["--bf16"] if facts["precision"] == "bf16" else [])]
-        blocks = [block for seed in seeds for block in _seed(setting, seed, options, as_ours)]
-    return {"seeds": seeds, "rates": RATES, "jobs": JOBS, **facts, "blocks": blocks}
+        results: dict[str, Any] = {"seeds": [], "rates": RATES, "jobs": JOBS, **facts, "blocks": []}
+        for seed in seeds:
+            results["blocks"] += _seed(setting, seed, options, as_ours)
+            results["seeds"].append(seed)
+            options.keep(results)
+    return results
 
 
 def _seed(setting: Setting, seed: int, options: Options, as_ours: list[str]) -> list[dict[str, Any]]:

@@ -46,8 +46,11 @@ def run(options: Options) -> dict[str, Any]:
 
     device = str(resolve_device("auto"))
     cases = [Case(workload, "attention", device) for workload in long_workloads(options.quick, device)]
-    found = [_case(case, options) for case in cases]
-    return {"rounds": options.repetitions, "warmup_steps": WARMUP, "goal": GOAL, "cases": found}
+    results: dict[str, Any] = {"rounds": options.repetitions, "warmup_steps": WARMUP, "goal": GOAL, "cases": []}
+    for case in cases:
+        results["cases"].append(_case(case, options))
+        options.keep(results)
+    return results
 
 
 def _case(case: Case, options: Options) -> dict[str, Any]:

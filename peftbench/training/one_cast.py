@@ -1,0 +1,43 @@
+"""Hidden states are cast once for q, k and v, where autocast would cast them for each, and each gradient back.
+
+A norm answers in float32 under autocast; what is multiplied is the same either way. The three gradients are added in
+the dtype that they were computed in, and cast back once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from peftbench.models import layout as layouts
+from peftbench.models.mixin import mix_in, take_out
+
+
+class OneCast:
+    """Mixed in before the class that computes attention; it comes after any other mixin (see `mixin.take_out`)."""
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """hidden_states: (items, length, d), and so ``attended`` where there are fewer queries than keys."""
+        place = hidden_states.device.type
+        if self.training and torch.is_autocast_enabled(place):  # type: ignore[attr-defined]  # a module's
+            dtype = torch.get_autocast_dtype(place)
+            hidden_states = hidden_states.to(dtype)
+            if (attended := kwargs.get("attended")) is not None:
+                kwargs["attended"] = attended.to(dtype)
+        return super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]  # a mixin
+
+
+def install(model: nn.Module) -> None:
+    """Cast once in every layer, in place, where the blocks are known and q, k and v are layers of their own."""
+    found = layouts.find(model)
+    if found is not None and len(found.layout.projections) > 1:
+        for layer in found.layers:
+            mix_in(layer.get_submodule(found.layout.core), OneCast)
+
+
+def uninstall(model: nn.Module) -> None:
+    """Undo `install`, before anything that was mixed in earlier is taken out."""
+    for module in model.modules():
+        take_out(module, OneCast)
