@@ -118,15 +118,15 @@ def test_what_was_measured_before_it_is_stopped_is_written(tmp_path, monkeypatch
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert main(["steps", "utilisation", "--quick", "--out", str(tmp_path)]) == 130
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["steps.json", "steps.md"]
+        found = json.loads((tmp_path / "steps.json").read_text())
+        assert (found["stopped"], [case["targets"] for case in found["results"]["cases"]]) == (True, ["attention"])
+        assert "stopped before its end" in (tmp_path / "steps.md").read_text()
+        monkeypatch.setattr(steps, "_case", lambda *rest: os.kill(os.getpid(), signal.SIGTERM))
+        assert main(["steps", "--quick"]) == 130
+        assert "stopped before anything was measured" in capsys.readouterr().err
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["steps.json", "steps.md"]
-    found = json.loads((tmp_path / "steps.json").read_text())
-    assert (found["stopped"], [case["targets"] for case in found["results"]["cases"]]) == (True, ["attention"])
-    assert "stopped before its end" in (tmp_path / "steps.md").read_text()
-    monkeypatch.setattr(steps, "_case", lambda *rest: os.kill(os.getpid(), signal.SIGINT))
-    assert main(["steps", "--quick"]) == 130
-    assert "stopped before anything was measured" in capsys.readouterr().err
 
 
 def test_a_contender_that_fails_is_shown_and_the_others_are_measured(monkeypatch, capsys) -> None:
