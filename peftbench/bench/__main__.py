@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 from peftbench.bench import frame
@@ -25,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = frame.Options(1 if chosen.quick else chosen.repetitions, chosen.quick, _say, chosen.data)
     command = shlex.join(["python", "-m", "peftbench.bench", *given])
     out = chosen.out or (None if chosen.quick else OUT)
+    if out is not None and (problem := _unwritable(out)):
+        _say(f"peftbench.bench: {problem}")
+        return 2
     code, state = 0, git_state(Path(__file__))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     for name in chosen.names or frame.names():
@@ -43,6 +47,16 @@ def main(arguments: list[str] | None = None) -> int:
         if measured["stopped"]:
             return STOPPED
     return code
+
+
+def _unwritable(folder: Path) -> str | None:
+    """Why nothing can be written there, found out before anything is measured."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return f"{folder} cannot be written ({error.strerror}): write --out=FOLDER with another folder"
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:

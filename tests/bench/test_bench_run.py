@@ -106,6 +106,14 @@ def test_ratios_of_the_tables_are_those_of_the_raw_times(measured) -> None:
     assert shown == [f"{median(found):.2f}×", f"{min(found):.2f}–{max(found):.2f}", "not met"]
 
 
+@pytest.mark.parametrize("where", ["file", "file/below"])
+def test_a_folder_that_cannot_be_written_is_found_out_first(tmp_path, monkeypatch, capsys, where: str) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(steps, "run", lambda options: pytest.fail("it was measured"))
+    assert main(["steps", "--quick", "--out", str(tmp_path / where)]) == 2
+    assert re.search(r"file.* cannot be written \(.*\): write --out=", capsys.readouterr().err)
+
+
 def test_what_was_measured_before_it_is_stopped_is_written(tmp_path, monkeypatch, capsys) -> None:
     whole = steps._case
 
