@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,14 @@ class Options:
     """Folder with the real data sets, each in a folder of its own."""
     keep: Callable[[dict[str, Any]], None] = lambda results: None
     """Is given the results so far, once there are any: they are written if the benchmark is stopped."""
+
+    def gather(self, results: dict[str, Any], cases: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        """``results`` with all ``cases``, kept as they come."""
+        results["cases"] = []
+        for case in cases:
+            results["cases"].append(case)
+            self.keep(results)
+        return results
 
 
 class Benchmark(Protocol):

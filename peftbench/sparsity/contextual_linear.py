@@ -70,7 +70,7 @@ class Sliced:
         if index is None or (slicing.trained and not choice.narrow):
             slicing.skipped = 0
             return super().forward(x)  # type: ignore[misc]
-        dtype = compute_dtype(self, x)
+        dtype = frozen.compute_dtype(self, x)
         bias, weight = self._bias(dtype), self._taken(index, dtype)
         if slicing.side == "columns":
             part = x if choice.narrow else x.index_select(-1, index)
@@ -121,13 +121,6 @@ class Sliced:
         if key not in self.slicing.held:
             self.slicing.held[key] = tensor.detach().to(dtype).contiguous()
         return self.slicing.held[key]
-
-
-def compute_dtype(layer: Any, x: Tensor) -> torch.dtype:
-    """What ``layer`` multiplies in: autocast's dtype, else a 4-bit layer's own, else that of ``x``."""
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(x.device.type)
-    return (getattr(layer, "compute_dtype", None) if _four_bit(layer) else None) or x.dtype
 
 
 def base_weight(layer: Any) -> Tensor:

@@ -47,11 +47,8 @@ def run(options: Options) -> dict[str, Any]:
         others += [replace(each, batch_size=1, steps_per_turn=10) for each in (long[0], short)]
     cases = [(Case(workload, "attention", device), True) for workload in long]
     cases += [(Case(workload, "attention", device), False) for workload in others]
-    results: dict[str, Any] = {"rounds": options.repetitions, "warmup_steps": WARMUP, "rank": RANK, "cases": []}
-    for case, is_long in cases:
-        results["cases"].append(_case(case, is_long, options))
-        options.keep(results)
-    return results
+    facts = {"rounds": options.repetitions, "warmup_steps": WARMUP, "rank": RANK}
+    return options.gather(facts, (_case(case, is_long, options) for case, is_long in cases))
 
 
 def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:

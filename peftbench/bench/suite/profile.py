@@ -31,9 +31,7 @@ KINDS = {
 """Which ops are what, by their names, the first that fits; all others are elementwise."""
 ELEMENTWISE = "elementwise: activations, dropout, residuals, casts"
 OUTSIDE = {"cpu": "Python, between ops", "cuda": "the GPU waits for its next kernel"}
-
-
-_OBSERVED = {
+OBSERVED = {
     "cpu": "shares are of the profiled step. The profiler slows every op by about the same time, so many small ops "
     "look dearer than they are: the first row has both times.",
     "cuda": "it is the time of its kernels on the GPU, and shares are of the plain step: the profiler slows the host, "
@@ -48,11 +46,7 @@ def run(options: Options) -> dict[str, Any]:
 
     device = str(resolve_device("auto"))
     chosen = [workloads(options.quick, device)[0], *long_workloads(options.quick, device)]
-    results: dict[str, Any] = {"cases": []}
-    for workload in chosen:
-        results["cases"].append(_case(Case(workload, "attention", device), options))
-        options.keep(results)
-    return results
+    return options.gather({}, (_case(Case(workload, "attention", device), options) for workload in chosen))
 
 
 def _case(case: Case, options: Options) -> dict[str, Any]:
@@ -135,7 +129,7 @@ def page(results: dict[str, Any]) -> str:
     cases = results["cases"]
     intro = (
         "A step is forward, backward, clipping and fused AdamW of LoRA on q and v with rank 8, no padding. Time is an "
-        f"op's own, without the ops that it calls; {_OBSERVED[_place(cases[0])]} Dispatch is what computes nothing: "
+        f"op's own, without the ops that it calls; {OBSERVED[_place(cases[0])]} Dispatch is what computes nothing: "
         "views, allocation, autograd's bookkeeping and wrappers around kernels."
     )
     kinds = list(shares(cases[0]))

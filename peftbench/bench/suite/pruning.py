@@ -49,7 +49,7 @@ GOALS = (
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Times turn by turn, memory in processes of their own, files as a run writes them."""
+    """Times turn by turn, memory of each by itself, files as a run writes them."""
     from peftbench.bench.memory import training_peak
     from peftbench.bench.workloads import Case, workloads
     from peftbench.context import resolve_device
@@ -141,7 +141,7 @@ def page(results: dict[str, Any]) -> str:
         "moments; what is timed are steps of forward, backward, clipping and fused AdamW after it. All are alive "
         f"in one process and take turns, {results['rounds']} round(s) of {results['steps_per_turn']} timed step(s); a "
         "ratio is taken within each round, shown is the median, and from the smallest to the largest. Peak memory is "
-        f"that of steps in a process of each contender's own ({memory}). Files are the adapter's, with its "
+        f"that of steps, on a CPU in a process of each contender's own ({memory}). Files are the adapter's, with its "
         "`adapter_config.json`, compact where something was pruned."
     )
     parts = {"Goals": _goals(results), "Contenders": _table(results)}

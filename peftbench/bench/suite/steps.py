@@ -28,17 +28,8 @@ def run(options: Options) -> dict[str, Any]:
     device = str(resolve_device("auto"))
     warmup = QUICK_WARMUP if options.quick else WARMUP
     cases = [Case(workload, which, device) for workload in workloads(options.quick, device) for which in targets]
-    results: dict[str, Any] = {
-        "rounds": options.repetitions,
-        "warmup_steps": warmup,
-        "rank": RANK,
-        "learning_rate": LEARNING_RATE,
-        "cases": [],
-    }
-    for case in cases:
-        results["cases"].append(_case(case, warmup, options))
-        options.keep(results)
-    return results
+    facts = {"rounds": options.repetitions, "warmup_steps": warmup, "rank": RANK, "learning_rate": LEARNING_RATE}
+    return options.gather(facts, (_case(case, warmup, options) for case in cases))
 
 
 def _case(case: Any, warmup: int, options: Options) -> dict[str, Any]:
@@ -81,9 +72,12 @@ def _time(case: Any, result: dict[str, Any], warmup: int, options: Options) -> N
     for name, entry in result["contenders"].items():
         options.say(f"steps: {result['workload']}, {case.targets}: building {name}")
         try:
-            contender, peak = entered(case, name, enter)
-            if on_gpu:  # where tensors are counted; a process must be the contender's own
+            if on_gpu:
+                contender, peak = entered(case, name, enter)
                 entry["memory_bytes"], result["memory_source"] = peak["bytes"], peak["source"]
+            else:  # whose peak is measured in a process of its own
+                contender = enter(case, name)
+                contender.step()
             entry |= {"flops_per_token": contender.flops_per_token(), "ops": contender.ops()}
         except Exception as error:  # a peer that fails here is a finding, the others are measured all the same
             entry["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

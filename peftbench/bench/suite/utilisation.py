@@ -46,11 +46,8 @@ def run(options: Options) -> dict[str, Any]:
 
     device = str(resolve_device("auto"))
     cases = [Case(workload, "attention", device) for workload in long_workloads(options.quick, device)]
-    results: dict[str, Any] = {"rounds": options.repetitions, "warmup_steps": WARMUP, "goal": GOAL, "cases": []}
-    for case in cases:
-        results["cases"].append(_case(case, options))
-        options.keep(results)
-    return results
+    facts = {"rounds": options.repetitions, "warmup_steps": WARMUP, "goal": GOAL}
+    return options.gather(facts, (_case(case, options) for case in cases))
 
 
 def _case(case: Case, options: Options) -> dict[str, Any]:
