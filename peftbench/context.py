@@ -13,7 +13,9 @@ import torch
 from peftbench.errors import UserError
 from peftbench.measuring import precision
 from peftbench.measuring.clock import Phases
+from peftbench.measuring.heap import keep_freed_memory
 from peftbench.training import attention, dropout
+from peftbench.training.primitives import bound_caches
 
 if TYPE_CHECKING:
     from peftbench.config import RunConfig
@@ -79,9 +81,12 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def quiet_libraries() -> None:
-    """A run's log says what the run does, not how transformers loads a file."""
+def prepare_process() -> None:
+    """What a process that computes tells the libraries below it, before the first product: oneDNN how much to remember,
+    the allocator to use memory again, and transformers that a run's log says what the run does."""
     import transformers
 
+    bound_caches()
+    keep_freed_memory()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -61,11 +61,11 @@ def pretrain(dataset_path: str | None, out: Path, recipe: Recipe, threads: int |
         raise UserError(f"{out} is there already: delete it, or write another --out")
     import torch
 
-    from peftbench.context import quiet_libraries
+    from peftbench.context import prepare_process
     from peftbench.data.imdb import Imdb
     from peftbench.tasks.causal_lm import CausalLM
 
-    quiet_libraries()
+    prepare_process()
     torch.set_num_threads(threads or torch.get_num_threads())
     text = Imdb(name="imdb", path=dataset_path, validation_size=recipe.held_out, eval_size=2).read()
     train, held_out = _running(text.train), _running(text.validation)

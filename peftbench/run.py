@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 
-from peftbench.context import Context, quiet_libraries, resolve_device, seed_everything
+from peftbench.context import Context, prepare_process, resolve_device, seed_everything
 from peftbench.measuring import precision
 from peftbench.measuring.energy import Energy
 from peftbench.measuring.environment import describe
@@ -23,7 +23,6 @@ from peftbench.sparsity.compact import DENSE_FILE, compact_folder, expand_folder
 from peftbench.training import attention, dropout, last_layer, one_cast
 from peftbench.training.compiled import compiled
 from peftbench.training.loop import Loop, Trained
-from peftbench.training.primitives import bound_caches
 
 if TYPE_CHECKING:
     from peftbench.config import RunConfig
@@ -55,8 +54,7 @@ def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgres
         UserError: data, weights or targets are not what the configuration says.
         Skip: this machine cannot run this combination.
     """
-    quiet_libraries()
-    bound_caches()
+    prepare_process()
     device = resolve_device(run.device)
     dtype = precision.resolve(run.trainer.precision, device)
     context = Context(run, folder, record, on_progress, device, dtype, resident(device))

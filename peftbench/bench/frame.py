@@ -79,14 +79,12 @@ def measure(name: str, options: Options, command: str, code: dict[str, Any]) -> 
     Raises:
         KeyboardInterrupt: it is stopped before it has anything; later, its results so far are ``stopped`` ones.
     """
-    from peftbench.context import quiet_libraries, resolve_device
+    from peftbench.context import prepare_process, resolve_device
     from peftbench.measuring import precision
     from peftbench.measuring.environment import describe
-    from peftbench.training.primitives import bound_caches
 
     benchmark = find(name)
-    quiet_libraries()
-    bound_caches()
+    prepare_process()
     device = resolve_device("auto" if benchmark.ON_DEVICE else "cpu")
     environment = {**describe(device, precision.resolve("auto", device)), **code}
     started = datetime.now(UTC)
@@ -155,6 +153,9 @@ def _head(measured: dict[str, Any]) -> str:
         f"{where['ram_bytes'] / GIB:.0f} GiB, {where['os']}",
         "Versions": f"Python {where['python']}, {versions}" + (f", CUDA {where['cuda']}" if where["cuda"] else ""),
     }
+    if told := where.get("allocator"):
+        told = " ".join(f"{name}={value}" for name, value in told.items())
+        items["C allocator"] = f"`{told}`, for every contender in our processes"
     if measured["on_device"]:
         items["Precision"] = f"{where['precision']}{emulated}, the same for every contender"
         elsewhere = f"not run (no GPU here; the same command on one writes {measured['benchmark']}-gpu.md)"

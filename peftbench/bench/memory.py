@@ -44,11 +44,9 @@ def peak(case: Case, name: str, enter: Enter | None = None) -> dict[str, Any]:
         enter: builds the contender, a function that can be imported; None is that of `peftbench.bench.contenders`.
     """
     from peftbench.bench import contenders
-    from peftbench.context import quiet_libraries
-    from peftbench.training.primitives import bound_caches
+    from peftbench.context import prepare_process
 
-    quiet_libraries()
-    bound_caches()
+    prepare_process()
     enter = enter or contenders.enter
     _steps(enter(replace(case, workload=TINY), name))
     return entered(case, name, enter)[1]

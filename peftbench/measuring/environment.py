@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import peftbench
+from peftbench.measuring import heap
 from peftbench.measuring.precision import bf16_gain, cpu_model, label, native_bf16
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ LIBRARIES = (
     "wandb",
 )
 
-ALLOCATOR = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
-"""How names of variables begin that change what the C allocator keeps, which is part of a process's peak memory."""
-
 
 def describe(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """JSON types only; what cannot be found out is None. Never raises.
@@ -51,7 +49,7 @@ def describe(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "bf16_gain": bf16_gain(device),
         "threads": torch.get_num_threads(),
         "cores": _cores(),
-        "allocator": {name: value for name, value in sorted(os.environ.items()) if name.startswith(ALLOCATOR)},
+        "allocator": heap.settings(),
         "ram_bytes": psutil.virtual_memory().total,
         "os": platform.platform(),
         "python": platform.python_version(),

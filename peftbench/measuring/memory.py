@@ -11,10 +11,11 @@ from __future__ import annotations
 import ctypes
 import gc
 import re
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Self
+
+from peftbench.measuring import heap
 
 if TYPE_CHECKING:
     import torch
@@ -89,23 +90,13 @@ def resident(device: torch.device) -> int | None:
         return torch.cuda.memory_allocated(device)
     if device.type != "cpu":
         return None
-    _trim()
+    heap.trim()
     _let_go_of_files()
     return _proc_status("VmRSS")
 
 
 def _source(device: torch.device) -> str | None:
     return {"cuda": "cuda_allocated", "cpu": "process_rss"}.get(device.type)
-
-
-def _trim() -> None:
-    """Give the C allocator's free pages back to the system, where it knows how (glibc)."""
-    if sys.platform != "linux":
-        return
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
-        return
 
 
 def _let_go_of_files() -> None:

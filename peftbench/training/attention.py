@@ -23,7 +23,7 @@ NAME = "cpu"
 PADDED = "sdpa_padded"
 """Under which its own SDPA is known that takes a mask for padding, see `_padding`."""
 PART = 2**20
-"""Scores that are worked on at a time, at most: 2 MB in bf16 (more for an item that is longer than that by itself)."""
+"""Scores that are worked on at a time, at most: 2 MB in bf16 (more where one head of one item has more)."""
 
 
 class Attention(torch.autograd.Function):
@@ -46,14 +46,15 @@ class Attention(torch.autograd.Function):
         keys, values = (part.contiguous().flatten(0, 1) for part in (key, value))
         signed = query.new_empty(batch * heads, length, keys.shape[1])
         output = query.new_empty(batch, length, heads, width)
-        for items, part in _parts(signed, heads):
+        for items, some, part in _parts(signed, heads):
             scores = torch.bmm(queries[part], keys[part].transpose(1, 2))
             if mask is not None:
-                scores.unflatten(0, (-1, heads)).add_(mask[items] if mask.shape[0] > 1 else mask)
+                of_items = mask[items] if mask.shape[0] > 1 else mask
+                _by_heads(scores, some).add_(of_items[:, some] if mask.shape[1] > 1 else of_items)
             torch.softmax(scores, -1, out=signed[part])
             _drop(signed[part], dropped)
             found = torch.bmm(signed[part].relu(), values[part])
-            output[items] = found.unflatten(0, (-1, heads)).transpose(1, 2)
+            output[items, :, some] = _by_heads(found, some).transpose(1, 2)
         ctx.scale, ctx.undo = scale, RESOLUTION / (RESOLUTION - dropped)
         ctx.save_for_backward(queries, keys, values, signed)
         return output.mul_(ctx.undo)
@@ -67,8 +68,8 @@ class Attention(torch.autograd.Function):
         batch, _, heads, width = grad.shape
         # In memory as the layers before have made them: (batch, length, heads, width).
         found = [x.new_empty(batch, x.shape[1], heads, width).transpose(1, 2) for x in (queries, keys, values)]
-        for items, part in _parts(signed, heads):
-            output = grad[items].transpose(1, 2)
+        for items, some, part in _parts(signed, heads):
+            output = grad[items, :, some].transpose(1, 2)
             output = torch.mul(output, ctx.undo, out=output.new_empty(output.shape)).flatten(0, 1)
             kept = signed[part].relu()
             to_values = torch.bmm(kept.transpose(1, 2), output)
@@ -78,24 +79,31 @@ class Attention(torch.autograd.Function):
             to_queries = torch.bmm(scores, keys[part]).mul_(ctx.scale)
             to_keys = torch.bmm(scores.transpose(1, 2), queries[part])
             for whole, one in zip(found, (to_queries, to_keys, to_values), strict=True):
-                whole[items] = one.unflatten(0, (-1, heads))
+                whole[items, some] = _by_heads(one, some)
         return *found, None, None, None
 
 
-def _parts(scores: torch.Tensor, heads: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of the batch, of `PART` scores at most or of one item, and the same with ``heads`` matrices an item."""
-    items = max(1, PART // max(1, heads * scores[0].numel()))
-    for start in range(0, len(scores) // heads, items):
-        yield slice(start, start + items), slice(start * heads, (start + items) * heads)
+def _parts(scores: torch.Tensor, heads: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Parts of `PART` scores at most, or of one head of one item: which items, which of their heads, and which
+    matrices of ``scores`` (items * heads, length, length) those are."""
+    fit = max(1, PART // max(1, scores[0].numel()))
+    items, some = max(1, fit // heads), min(fit, heads)
+    for item in range(0, len(scores) // heads, items):
+        for head in range(0, heads, some):
+            end = min(head + some, heads)
+            matrices = slice(item * heads + head, (item + items - 1) * heads + end)
+            yield slice(item, item + items), slice(head, end), matrices
+
+
+def _by_heads(matrices: torch.Tensor, heads: slice) -> torch.Tensor:
+    """(items * heads, rows, columns) as (items, heads, rows, columns)."""
+    return matrices.unflatten(0, (-1, heads.stop - heads.start))
 
 
 def _drop(weights: torch.Tensor, dropped: int) -> None:
     """Set the sign bit (in place) of weights >= 0 that are to be dropped."""
-    integer = INTEGERS[weights.element_size()]
-    drawn = Bits.below(weights.shape, dropped).to(integer)
-    drawn &= torch.iinfo(integer).min
-    bits = weights.view(integer)
-    bits |= drawn
+    drawn = Bits.below(weights.shape, dropped).to(INTEGERS[weights.element_size()])
+    weights.copysign_(drawn.view(weights.dtype))
 
 
 def attention(

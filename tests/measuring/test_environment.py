@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from peftbench.measuring import environment, precision, products
+from peftbench.measuring import environment, heap, precision, products
 from peftbench.measuring.energy import Energy
 from peftbench.measuring.environment import describe, git_state
 
@@ -36,8 +36,9 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_what_changes_the_allocator_is_recorded(monkeypatch: pytest.MonkeyPatch):
-    for name in [name for name in os.environ if name.startswith(environment.ALLOCATOR)]:
+    for name in heap.from_environment():
         monkeypatch.delenv(name)
+    monkeypatch.setattr(heap, "_set", {})
     assert describe(CPU, torch.float32)["allocator"] == {}
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
     assert describe(CPU, torch.float32)["allocator"] == {"MALLOC_MMAP_THRESHOLD_": "65536"}
