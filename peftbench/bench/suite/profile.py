@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from peftbench.bench import markdown
@@ -69,22 +70,22 @@ def measure(contender: Contender, steps: int) -> dict[str, Any]:
 
     device = torch.device(contender.case.device)
     on_gpu = device.type == "cuda"
-    plain = _seconds(contender, steps)
+    plain, watched = _seconds(contender, steps), 0.0
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=activities) as profiler:
-        watched = _seconds(contender, steps)
-    ops = [
-        {
-            "op": event.key,
-            "ms": (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3 / steps,
-            "calls": event.count / steps,
-        }
-        for event in profiler.key_averages()
-        # Kernels are listed besides the ops that began them, whose time on the GPU is theirs.
-        if event.device_type == DeviceType.CPU
-    ]
-    ops.sort(key=lambda op: -op["ms"])
-    return {"ms": 1e3 * plain / steps, "profiled_ms": 1e3 * watched / steps, "ops": [op for op in ops if op["ms"] > 0]}
+    ms: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    for _ in range(steps):
+        # What the profiler keeps of many steps, between what they free, would have activations find new memory.
+        contender.step()
+        with profile(activities=activities) as profiler:
+            watched += _seconds(contender, 1)
+        for event in profiler.key_averages():
+            # Kernels are listed besides the ops that began them, whose time on the GPU is theirs.
+            if event.device_type == DeviceType.CPU:
+                ms[event.key] += (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3 / steps
+                calls[event.key] += event.count / steps
+    ops = [{"op": op, "ms": spent, "calls": calls[op]} for op, spent in ms.most_common() if spent > 0]
+    return {"ms": 1e3 * plain / steps, "profiled_ms": 1e3 * watched / steps, "ops": ops}
 
 
 def _seconds(contender: Contender, steps: int) -> float:
