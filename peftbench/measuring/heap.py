@@ -13,8 +13,8 @@ import ctypes
 import os
 import sys
 
-VARIABLES = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
-"""How names of variables begin that choose an allocator or say what it does."""
+ELSEWHERE = ("GLIBC_TUNABLES", "LD_PRELOAD")
+"""Variables that concern the allocator, or choose another, if their value names one (``libjemalloc.so``)."""
 KEEP = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
 """glibc's options with their numbers (malloc.h) and values: no blocks outside the heap, and no end of it given back."""
 _set: dict[str, str] = {}
@@ -38,7 +38,11 @@ def keep_freed_memory() -> None:
 
 def from_environment() -> dict[str, str]:
     """Variables that this process was started with and that concern its allocator."""
-    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)}
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith("MALLOC_") or (name in ELSEWHERE and "alloc" in value)
+    }
 
 
 def settings() -> dict[str, str]:

@@ -6,12 +6,14 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import numpy as np
 import torch
 from torch import nn
 
 from peftbench.errors import UserError
+from peftbench.tasks import token_loss
 from peftbench.tasks.base import Batch, Encoded, Evaluation, Task
 from peftbench.tasks.batching import batch_rows, model_inputs, pad
 
@@ -53,19 +55,18 @@ class LanguageModeling(Task):
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """See `Task.loss`: the mean over predicted tokens."""
-        logits, targets = predicted(model, batch)
+        losses = predicted(model, batch)
         # Not the mean: it would be NaN where nothing is predicted.
-        return nn.functional.cross_entropy(logits.float(), targets, reduction="sum") / max(1, len(targets))
+        return losses.sum() / max(1, len(losses))
 
     def evaluate(self, model: nn.Module, data: Encoded, batch_size: int, device: torch.device) -> Evaluation:
         """See `Task.evaluate`: one row a window, with its predicted tokens and their summed nats."""
         nll = np.zeros(len(data), np.float64)
         tokens = np.zeros(len(data), np.int64)
         for batch in self.batches(data, batch_size, seed=None):
-            logits, targets = predicted(model, batch.to(device))
+            losses = predicted(model, batch.to(device)).double()
             tokens[batch.rows] = counts = (batch.labels != IGNORED).sum(dim=1).numpy()
-            windows = zip(logits.split(counts.tolist()), targets.split(counts.tolist()), strict=True)
-            nll[batch.rows] = [_nll(*window) for window in windows]
+            nll[batch.rows] = [float(window.sum()) for window in losses.split(counts.tolist())]
         predictions = {"id": data.ids, "tokens": tokens, "nll": nll}
         return Evaluation(self.figures(predictions), predictions)
 
@@ -74,29 +75,43 @@ class LanguageModeling(Task):
         """The quality figures, from the columns of predictions alone."""
 
 
-def predicted(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (predicted, vocabulary) and true tokens (predicted,) of the positions at which something is predicted.
+def predicted(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """Cross entropy (nats, float32 at least) of every token that is predicted, shape (predicted,).
 
     The output layer is as wide as the vocabulary: for masked language modelling it would be half of a small network's
-    work, most of it at positions that nobody asks. So it is given only those that are scored.
+    work, most of it at positions that nobody asks. So it is given only those that are scored, and where it is frozen
+    its logits are not kept (see `token_loss`).
     """
     assert batch.positions is not None
     positions = batch.positions
     targets = batch.labels.flatten().index_select(0, positions)
     if hasattr(model, "_orig_mod"):  # torch.compile would keep the hook of its first batch
-        return model(**batch.arguments).logits.flatten(0, 1).index_select(0, positions), targets
+        logits = model(**batch.arguments).logits.flatten(0, 1).index_select(0, positions)
+        return _cross_entropy(logits, targets)
+    seen: list[torch.Tensor] = []
 
     def select(_: nn.Module, arguments: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        return (arguments[0].flatten(0, 1).index_select(0, positions),)
+        seen.append(arguments[0].flatten(0, 1).index_select(0, positions))
+        return (seen[-1],)
 
     output_layer: nn.Module = model.get_output_embeddings()  # type: ignore[operator]  # of every transformers LM
     with output_layer.register_forward_pre_hook(select):
-        return model(**batch.arguments).logits, targets
+        if output_layer not in _CHANGED and token_loss.fits(output_layer):
+            with token_loss.passed_through(output_layer):
+                answer = model(**batch.arguments).logits
+            if answer is seen[0]:
+                return token_loss.token_losses(output_layer, answer, targets)
+            _CHANGED.add(output_layer)
+        return _cross_entropy(model(**batch.arguments).logits, targets)
 
 
-def _nll(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    """Summed negative log likelihood (nats) of one window; the terms in float32, their sum in float64."""
-    return float(nn.functional.cross_entropy(logits.float(), targets, reduction="none").double().sum())
+_CHANGED: WeakSet[nn.Module] = WeakSet()
+"""Output layers whose network does something to what they answer (Gemma 2 caps it), so that logits are needed."""
+
+
+def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return nn.functional.cross_entropy(logits.to(wide), targets, reduction="none")
 
 
 def mean_nll(predictions: Mapping[str, np.ndarray]) -> float:
