@@ -155,7 +155,7 @@ def _head(measured: dict[str, Any]) -> str:
     }
     if told := where.get("allocator"):
         told = " ".join(f"{name}={value}" for name, value in told.items())
-        items["C allocator"] = f"`{told}`, for every contender in our processes"
+        items["C allocator"] = f"`{told}`, as runs have it"
     if measured["on_device"]:
         items["Precision"] = f"{where['precision']}{emulated}, the same for every contender"
         elsewhere = f"not run (no GPU here; the same command on one writes {measured['benchmark']}-gpu.md)"

@@ -165,6 +165,18 @@ def test_padding_counts_are_the_same_every_time(tmp_path, monkeypatch, capsys) -
     assert real <= computed["ours"][0] <= computed["dynamic"][0] <= computed["full"][0]
 
 
+def test_each_way_with_freed_memory_has_a_process_of_its_own(tmp_path, capsys) -> None:
+    assert main(["allocator", "--quick", "--repetitions", "2", "--out", str(tmp_path)]) == 0
+    raw = json.loads((tmp_path / "allocator.json").read_text())
+    (case,) = raw["results"]["cases"]
+    assert case["order"] == [[index, way] for index in range(2) for way in ("own", "again")]
+    # Of each turn an untimed step and a timed one, after those that warm up.
+    assert {way: len(pages) for way, pages in case["pages"].items()} == {"own": 4, "again": 4}
+    case["ms"], case["pages"] = {"own": [8.0, 10.0], "again": [6.0, 5.0]}, {"own": [9, 7000], "again": [0, 0]}
+    (row,) = [line for line in frame.render(raw).splitlines() if line.startswith("| tiny")]
+    assert row == "| tiny, 4 × 8 tokens | 9.0 | 5.5 | 0.62× | 0.50–0.75 | 3,504 | 0 |"
+
+
 def test_found_by_their_folder(capsys) -> None:
     assert frame.names() == sorted(path.stem for path in SUITE.glob("*.py") if path.stem != "__init__")
     assert main(["nonsense"]) == 2

@@ -1,0 +1,112 @@
+"""What it brings that freed memory is used again: LoRA's step with it, and with the C allocator's own way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing import get_context
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from peftbench.bench import markdown
+from peftbench.bench.frame import Options
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from peftbench.bench.timing import Work
+    from peftbench.bench.workloads import Case
+
+ON_DEVICE = False
+WARMUP = 3
+LEFT_ALONE = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=7"}
+"""A default of glibc's: a run whose environment says something about the allocator tells it nothing."""
+WAYS: dict[str, dict[str, str]] = {"own": LEFT_ALONE, "again": {}}
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Short and long texts; what is asked of an allocator is asked of a process, so each contender has its own."""
+    from peftbench.bench.workloads import Case, long_workloads, workloads
+
+    chosen = dict.fromkeys([*workloads(options.quick, "cpu")[:1], *long_workloads(options.quick, "cpu")])
+    return options.gather(
+        {"rounds": options.repetitions, "warmup_steps": WARMUP},
+        (_case(Case(workload, "attention", "cpu"), options) for workload in chosen),
+    )
+
+
+def _case(case: Case, options: Options) -> dict[str, Any]:
+    from peftbench.bench.timing import interleave
+
+    workload = case.workload
+    name = f"{workload.name}, {workload.batch_size} × {workload.length} tokens"
+    options.say(f"allocator: {name}")
+    pages: dict[str, list[int]] = {way: [] for way in WAYS}
+    with ExitStack() as open_:
+        work = {way: open_.enter_context(_elsewhere(case, way, pages[way])) for way in WAYS}
+        turns = interleave(work, options.repetitions, workload.steps_per_turn, warmup=WARMUP)
+    settled = {way: seen[WARMUP:] for way, seen in pages.items()}
+    return {"name": name, "order": [list(turn) for turn in turns.order], "ms": turns.ms, "pages": settled}
+
+
+@contextmanager
+def _elsewhere(case: Case, way: str, pages: list[int]) -> Iterator[Work]:
+    """One step in a process of its own, which says how many pages it was given; gone at the end."""
+    context = get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, case, WAYS[way]), daemon=True)
+    process.start()
+    there.close()
+
+    def step() -> None:
+        here.send(True)
+        pages.append(here.recv())
+
+    try:
+        yield step
+    finally:
+        here.close()
+        process.join()
+
+
+def _serve(asked: Connection, case: Case, environment: dict[str, str]) -> None:
+    """Do a step whenever one is asked for, until nobody is there to ask."""
+    import os
+    import resource
+
+    os.environ.update(environment)
+    from peftbench.bench.contenders import enter
+    from peftbench.context import prepare_process
+
+    prepare_process()
+    contender = enter(case, "lora")
+    while True:
+        try:
+            asked.recv()
+        except EOFError:
+            return
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        contender.step()
+        asked.send(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+def page(results: dict[str, Any]) -> str:
+    """One table."""
+    intro = (
+        "LoRA's step on q and v with rank 8, no padding. As runs do it, memory that is freed is used again "
+        "(`M_MMAP_MAX=0`, `M_TRIM_THRESHOLD=-1`); by itself glibc gives large blocks and the end of its heap back to "
+        "the system, which must find and clear new pages in the next step. Each has a process of its own; they take "
+        f"turns, {results['rounds']} round(s) after {results['warmup_steps']} warm-up steps. A ratio is taken within "
+        "each round; shown is the median over rounds, and from the smallest to the largest. New pages are the kernel's "
+        "count of page faults in a step, the median over all."
+    )
+    columns = ["", "glibc's own way, ms/step", "used again, ms/step", "Used again / own", "From–to"]
+    columns += ["New pages a step, own", "used again"]
+    return f"{intro}\n\n{markdown.table(columns, [_row(case) for case in results['cases']])}"
+
+
+def _row(case: dict[str, Any]) -> list[str]:
+    ratios = [again / own for again, own in zip(case["ms"]["again"], case["ms"]["own"], strict=True)]
+    times = (f"{median(case['ms'][way]):.1f}" for way in WAYS)
+    pages = (f"{median(case['pages'][way]):,.0f}" for way in WAYS)
+    return [case["name"], *times, markdown.ratio(ratios), markdown.spread(ratios), *pages]
