@@ -125,8 +125,8 @@ def _peer(configure: Configure, *, four_bit: bool = False) -> Build:
             prepare_model_for_kbit_training(loaded.model, use_gradient_checkpointing=False)
         sites = injection.find_sites(loaded, case.targets)
         # The head is named: by itself PEFT would leave DistilBERT's pre_classifier untrained.
-        common = {"r": RANK, "task_type": "SEQ_CLS", "target_modules": sites.targets}
-        config = configure({**common, "modules_to_save": list(loaded.head)})
+        common = {"r": RANK, "task_type": case.task.peft_type, "target_modules": sites.targets}
+        config = configure({**common, "modules_to_save": list(loaded.head) or None})
         model: Any = get_peft_model(loaded.model, config)
         return context, Attached(model.to(context.device), loaded.head)
 

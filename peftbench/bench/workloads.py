@@ -13,8 +13,10 @@ from peftbench.cli.paths import CONF, register_plugins
 from peftbench.context import Context
 from peftbench.errors import UserError
 from peftbench.record import Record
-from peftbench.tasks.base import Batch
+from peftbench.tasks.base import Batch, Task
+from peftbench.tasks.causal_lm import CausalLM
 from peftbench.tasks.classification import SequenceClassification
+from peftbench.tasks.language_modeling import IGNORED
 
 if TYPE_CHECKING:
     from peftbench.config import RunConfig
@@ -42,8 +44,10 @@ class Workload:
     """Timed steps each time that a contender has its turn."""
 
 
-def shape(name: str, architecture: str, hidden: int, layers: int, heads: int) -> tuple[str, ...]:
-    """Overrides that make a network of random weights with a BERT-like vocabulary."""
+def shape(
+    name: str, architecture: str, hidden: int, layers: int, heads: int, vocabulary: int = 30522
+) -> tuple[str, ...]:
+    """Overrides that make a network of random weights, by default with a vocabulary as large as BERT's."""
     return (
         "model=tiny",
         f"model.name={name}",
@@ -52,7 +56,7 @@ def shape(name: str, architecture: str, hidden: int, layers: int, heads: int) ->
         f"model.intermediate_size={4 * hidden}",
         f"model.layers={layers}",
         f"model.heads={heads}",
-        "model.vocab_size=30522",
+        f"model.vocab_size={vocabulary}",
     )
 
 
@@ -68,6 +72,9 @@ LONG = (
 BERT_BASE = Workload("BERT-base", shape("bert-base-shape", "bert", 768, 12, 12), 64, 256, 2)
 """For a GPU, which DistilBERT's small batch leaves waiting for the host most of the time."""
 TINY = Workload("tiny", ("model=tiny",), 4, 8, 1)
+# Blocks of a corpus, as WikiText-2 is trained on.
+DISTILGPT2 = Workload("DistilGPT-2", shape("distilgpt2-shape", "gpt2", 768, 6, 12, 50257), 4, 256, 2)
+TINY_GPT2 = Workload("tiny", ("model=tiny", "model.architecture=gpt2"), 4, 8, 1)
 
 
 def workloads(quick: bool, device: str) -> tuple[Workload, ...]:
@@ -105,7 +112,7 @@ class Case:
     device: str
 
     @property
-    def task(self) -> SequenceClassification:
+    def task(self) -> Task:
         """Two classes."""
         return SequenceClassification(("negative", "positive"), self.workload.length, 0)
 
@@ -143,6 +150,23 @@ class Case:
         labels = torch.randint(0, 2, size[:1], generator=generator)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         return Batch(inputs, labels, np.arange(size[0]), ids.numel()).to(torch.device(self.device))
+
+
+@dataclass(frozen=True)
+class LanguageCase(Case):
+    """The same for a causal language model: every token but the first is predicted."""
+
+    @property
+    def task(self) -> Task:
+        """Blocks as long as the workload says."""
+        return CausalLM(self.workload.length, 0, None, max(1, self.workload.length // 2))
+
+    def batch(self, vocabulary: int) -> Batch:
+        """See `Case.batch`; at each position the label is the next token."""
+        found = super().batch(vocabulary)
+        labels = found.inputs["input_ids"].roll(-1, 1)
+        labels[:, -1] = IGNORED
+        return replace(found, labels=labels, positions=(labels.flatten() != IGNORED).nonzero().flatten())
 
 
 def compose(*overrides: str) -> RunConfig:
