@@ -1,10 +1,9 @@
-"""What the C allocator does with memory that is freed: by itself it costs a sixth of a training step.
+"""What the C allocator does with memory that is freed: by itself it costs up to a seventh of a training step.
 
 torch has no cache of its own on the CPU. glibc gives blocks above a threshold, and the end of its heap, back to the
 system as soon as they are free, so every step's activations are new pages, each of which the kernel must fault in and
-clear: at IMDB's length 40,000 of them, 15 % of the time of LoRA's step on MiniLM. Blocks of both kinds beside each
-other also make a process larger than one heap that is used again. `peftbench.measuring.memory.resident` gives the
-pages back between phases.
+clear: at IMDB's length 50,000 of them in a step of LoRA on MiniLM (docs/benchmarks/allocator.md).
+`peftbench.measuring.memory.resident` gives free pages back between phases.
 """
 
 from __future__ import annotations

@@ -224,17 +224,18 @@ def test_contextual_is_timed_against_plain_lora(tmp_path) -> None:
     page, cases = raw.with_suffix(".md").read_text(), json.loads(raw.read_text())["results"]["cases"]
     assert [case["long"] for case in cases] == [True, False]
     rows = cells(page, "Steps")
-    for case, row in zip(cases, rows, strict=True):
+    assert [row[1] for row in rows] == ["0.25"] * 4
+    for case, row in zip(cases, rows[::2], strict=True):
         counts = {name: entry["flops_per_token"] for name, entry in case["contenders"].items()}
         assert row[0] == "tiny, 4 × 8 tokens (random weights)"
         assert row[-2:] == [f"{counts[name] / counts['contextual']:.2f}×" for name in ("peft_lora", "lora")]
         (lora,), (sparse,) = (case["contenders"][name]["ms"] for name in ("lora", "contextual"))
-        assert row[8] == f"{lora / (0.25 * lora + 0.75 * sparse):.2f}×", "0.05 at the start, 0.2 at the end are dense"
+        assert row[9] == f"{lora / (0.25 * lora + 0.75 * sparse):.2f}×", "0.05 at the start, 0.2 at the end are dense"
         assert counts["peft_lora"] > counts["lora"] > 1.1 * counts["contextual"]
-        assert case["order"] == [[0, "peft_lora"], [0, "lora"], [0, "contextual"]]
-        assert case["decisions"]["left_out_of_a_sparse_step"] >= 0.25
+        assert case["order"] == [[0, "peft_lora"], [0, "lora"], [0, "contextual"], [0, "gentle"]]
+        assert case["variants"]["contextual"]["decisions"]["left_out_of_a_sparse_step"] >= 0.25
     goals = [row for row in cells(page, "Goals") if "FLOPs" in row[0]]
-    assert [row[1] for row in goals] == ["tiny, 4 × 8 tokens"] * 2, "one beside each LoRA; short texts have no goal"
+    assert [row[1] for row in goals] == ["tiny, 4 × 8 tokens"] * 4, "each LoRA, each ratio, long texts only"
 
 
 def test_what_pruning_saves_is_counted_on_what_is_left(tmp_path) -> None:

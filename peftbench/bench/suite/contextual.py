@@ -20,17 +20,21 @@ if TYPE_CHECKING:
 ON_DEVICE = True
 WARMUP = 3
 GPU_STEPS = 20
-OVERRIDES = ("sparsity=contextual",)
-QUICK = ("sparsity=contextual", "sparsity.ratio=0.25", "sparsity.layers=[0]")
+GENTLE = 0.2
+VARIANTS: dict[str, tuple[str, ...]] = {"contextual": (), "gentle": (f"sparsity.ratio={GENTLE}",)}
+"""What is left out by default, and less, of which docs/results/contextual.md says what accuracy it keeps."""
+QUICK = ("sparsity.ratio=0.25", "sparsity.layers=[0]")
 """Of a network of two layers one is left, as the last computes what is read and no more."""
 LORA = {"peft_lora": "PEFT's LoRA", "lora": "our LoRA"}
 """What it is set beside: ours computes less of the last layer, and so is the harder bar."""
 GOALS = tuple(
     goal
+    for variant in VARIANTS
     for name, title in LORA.items()
+    for where in [f" (ratio {GENTLE})" if variant == "gentle" else ""]
     for goal in (
-        Goal(f"≥ 1.3 × faster steps than {title} at IMDB length", "ms", name, "contextual", 1.3, at_least=True),
-        Goal(f"≥ 1.7 × fewer FLOPs than {title}", "flops_per_token", name, "contextual", 1.7, at_least=True),
+        Goal(f"≥ 1.3 × faster steps than {title} at IMDB length{where}", "ms", name, variant, 1.3, at_least=True),
+        Goal(f"≥ 1.7 × fewer FLOPs than {title}{where}", "flops_per_token", name, variant, 1.7, at_least=True),
     )
 )
 
@@ -61,8 +65,8 @@ def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:
     workload, device = case.workload, torch.device(case.device)
     name = f"{workload.name}, {workload.batch_size} × {workload.length} tokens"
     options.say(f"contextual: {name}: building")
-    sparse, hook = _enter(case, *(QUICK if options.quick else OVERRIDES))
-    racing = {**{lora: enter(case, lora) for lora in LORA}, "contextual": sparse}
+    sparse = {key: _enter(case, *more, *(QUICK if options.quick else ())) for key, more in VARIANTS.items()}
+    racing = {**{lora: enter(case, lora) for lora in LORA}, **{key: found for key, (found, _) in sparse.items()}}
     counts = {key: contender.flops_per_token() for key, contender in racing.items()}
     steps = GPU_STEPS if device.type == "cuda" and not options.quick else workload.steps_per_turn
     options.say(f"contextual: {name}: {options.repetitions} rounds")
@@ -76,12 +80,14 @@ def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:
     return {
         "name": name,
         "long": long,
-        "random_weights": sparse.context.record.base.get("random_weights", True),
+        "random_weights": racing["lora"].context.record.base.get("random_weights", True),
         "targets": case.targets,
         "device": case.device,
         "steps_per_turn": steps,
-        "options": sparse.context.run.dump()["sparsity"],
-        "decisions": hook.decisions()["sparsity"],
+        "variants": {
+            key: {"options": found.context.run.dump()["sparsity"], "decisions": hook.decisions()["sparsity"]}
+            for key, (found, hook) in sparse.items()
+        },
         "order": [list(turn) for turn in turns.order],
         "contenders": {key: {"ms": turns.ms[key], "flops_per_token": counts[key]} for key in counts},
     }
@@ -94,7 +100,7 @@ def _enter(case: Case, *overrides: str) -> tuple[Contender, ContextualHook]:
     from peftbench.sparsity.contextual_hook import ContextualHook
     from peftbench.tasks.base import Batch
 
-    context = case.context("lora", *overrides)
+    context = case.context("lora", "sparsity=contextual", *overrides)
     contender = ready(case, context, build(context, case.task))
     attached = contender.attached
     attached.model.eval()  # as it is when a run prepares its hooks
@@ -115,14 +121,14 @@ def _enter(case: Case, *overrides: str) -> tuple[Contender, ContextualHook]:
 def page(results: dict[str, Any]) -> str:
     """Goals, then one table of all workloads."""
     intro = (
-        f"All train LoRA on q and v with rank {results['rank']}; one of them on a base that is computed sparsely, "
-        "with the options that `sparsity=contextual` has by default. Ours compute of the last layer what the token "
-        "needs that the classifier reads, PEFT's compute it whole. They are alive in one process and take turns, "
-        f"{results['rounds']} round(s) after warm-up; a turn begins with an untimed step. A ratio is taken within each "
-        "round; shown is the median over rounds, and from the smallest to the largest. A step is forward, backward, "
-        "clipping and fused AdamW, after the dense start; choosing channels is part of it, calibration before the "
-        "training is not. *Whole training* is what follows for all steps, as some at the start and at the end are "
-        "dense. FLOPs are counted op by op over a whole step."
+        f"All train LoRA on q and v with rank {results['rank']}; two of them on a base that is computed sparsely, "
+        "with the options that `sparsity=contextual` has by default, and with a smaller ratio. Ours compute of the "
+        "last layer what the token needs that the classifier reads, PEFT's compute it whole. They are alive in one "
+        f"process and take turns, {results['rounds']} round(s) after warm-up; a turn begins with an untimed step. A "
+        "ratio is taken within each round; shown is the median over rounds, and from the smallest to the largest. A "
+        "step is forward, backward, clipping and fused AdamW, after the dense start; choosing channels is part of "
+        "it, calibration before the training is not. *Whole training* is what follows for all steps, as some at the "
+        "start and at the end are dense. FLOPs are counted op by op over a whole step."
     )
     cases = results["cases"]
     parts = {"Goals": _goals(cases), "Steps": _steps(cases), "What is left out": _left_out(cases)}
@@ -134,29 +140,38 @@ def _goals(cases: list[dict[str, Any]]) -> str:
         [goal.text, case["name"], markdown.ratio(found), markdown.spread(found), goal.verdict(case)]
         for goal in GOALS
         for case in cases
-        if case["long"]
+        if case["long"] and goal.below in case["contenders"]
         for found in [goal.ratios(case)]
     ]
     return markdown.table(["Goal", "Where", "Measured", "From–to", "Verdict"], rows)
 
 
 def _steps(cases: list[dict[str, Any]]) -> str:
-    columns = ["", "PEFT's LoRA, ms/step", "our LoRA, ms/step", "contextual, ms/step", "× PEFT's", "From–to"]
+    columns = ["", "Ratio", "PEFT's LoRA, ms/step", "our LoRA, ms/step", "contextual, ms/step", "× PEFT's", "From–to"]
     columns += ["× ours", "From–to", "Whole training, × ours", "MFLOP/token", "× PEFT's", "× ours"]
-    return markdown.table(columns, [_row(case) for case in cases])
+    return markdown.table(columns, [_row(case, variant) for case in cases for variant in _variants(case)])
 
 
-def _row(case: dict[str, Any]) -> list[str]:
-    times = [series(case, "ms", name) or [] for name in (*LORA, "contextual")]
-    faster = [ratios(case, "ms", lora, "contextual") for lora in LORA]
-    flops = case["contenders"]["contextual"]["flops_per_token"]
+def _variants(case: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Options and decisions by contender; files from before there was more than one have them beside it."""
+    alone = {"contextual": {key: case[key] for key in ("options", "decisions") if key in case}}
+    found: dict[str, dict[str, Any]] = case.get("variants", alone)
+    return found
+
+
+def _row(case: dict[str, Any], variant: str) -> list[str]:
+    times = [series(case, "ms", name) or [] for name in (*LORA, variant)]
+    faster = [ratios(case, "ms", lora, variant) for lora in LORA]
+    flops = case["contenders"][variant]["flops_per_token"]
+    options = _variants(case)[variant]["options"]
     return [
         case["name"] + (" (random weights)" if case["random_weights"] else ""),
+        f"{options['ratio']:g}",
         *(f"{median(found):.1f}" for found in times),
         *(text for found in faster for text in (markdown.ratio(found), markdown.spread(found))),
-        f"{_whole(case['options'], median(faster[-1])):.2f}×" if faster[-1] else markdown.NOTHING,
+        f"{_whole(options, median(faster[-1])):.2f}×" if faster[-1] else markdown.NOTHING,
         f"{flops / 1e6:.2f}" if flops else markdown.NOTHING,
-        *(markdown.ratio(ratios(case, "flops_per_token", lora, "contextual")) for lora in LORA),
+        *(markdown.ratio(ratios(case, "flops_per_token", lora, variant)) for lora in LORA),
     ]
 
 
@@ -168,8 +183,11 @@ def _whole(options: dict[str, Any], faster: float) -> float:
 
 def _left_out(cases: list[dict[str, Any]]) -> str:
     lines = {
-        case["name"]: f"{case['decisions']['left_out_of_a_sparse_step']:.3f} of the frozen linear layers' products; "
-        + ", ".join(f"{block} {ratio:g}" for block, ratio in case["decisions"]["ratios"].items() if ratio)
+        f"{case['name']}, ratio {found['options']['ratio']:g}": f"{decisions['left_out_of_a_sparse_step']:.3f} of the "
+        "frozen linear layers' products; "
+        + ", ".join(f"{block} {ratio:g}" for block, ratio in decisions["ratios"].items() if ratio)
         for case in cases
+        for found in _variants(case).values()
+        for decisions in [found["decisions"]]
     }
     return markdown.bullets(lines)
