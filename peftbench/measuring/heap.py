@@ -14,8 +14,10 @@ import sys
 
 ELSEWHERE = ("GLIBC_TUNABLES", "LD_PRELOAD")
 """Variables that concern the allocator, or choose another, if their value names one (``libjemalloc.so``)."""
-KEEP = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
-"""glibc's options with their numbers (malloc.h) and values: no blocks outside the heap, and no end of it given back."""
+KEEP = {"M_MMAP_THRESHOLD": (-3, 32 * 2**20), "M_TRIM_THRESHOLD": (-1, -1)}
+"""glibc's options with their numbers (malloc.h) and values: up to 32 MB, the largest threshold that it would choose by
+itself, blocks are part of the heap, and no end of that is given back. Not larger ones: before 2.38 an aligned block may
+not be used again as soon as something small lies behind it, and a heap of such blocks grows without bound."""
 _set: dict[str, str] = {}
 
 

@@ -16,9 +16,11 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-ROWS = {"cpu": 256}
-"""Predicted tokens at a time: enough to make good use of each read of the weight, and few enough for the caches."""
-ROWS_ELSEWHERE = 4096
+LOGITS = {"cpu": 6 * 2**20}
+"""At a time: 24 MB in float32, which the C allocator keeps for the next ones (see `peftbench.measuring.heap`)."""
+LOGITS_ELSEWHERE = 2**27
+FEWEST_ROWS = 64
+"""Predicted tokens at a time at least, to make good use of each read of the weight."""
 
 
 class TokenLoss(torch.autograd.Function):
@@ -36,7 +38,7 @@ class TokenLoss(torch.autograd.Function):
         exact = torch.promote_types(x.dtype, torch.float32)
         losses = x.new_empty(len(x), dtype=exact)
         gradient = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        rows = ROWS.get(x.device.type, ROWS_ELSEWHERE)
+        rows = max(FEWEST_ROWS, LOGITS.get(x.device.type, LOGITS_ELSEWHERE) // len(weight))
         for start in range(0, len(x), rows):
             part = slice(start, start + rows)
             true = targets[part, None]

@@ -4,7 +4,7 @@ Attention with dropout is done a few items at a time on the CPU, so that scores 
 
 torch has no fused attention with dropout there: scores, weights and masks of a whole batch go through memory several
 times, which at IMDB's length takes longer than all linear layers. Here each part of the batch is done from its scores
-to its output. One tensor is kept for the way back: weights P >= 0 leave a sign bit free, which says what was dropped.
+to its output. Its weights are kept for the way back: P >= 0 leaves a sign bit free, which says what was dropped.
 """
 
 from __future__ import annotations
@@ -44,19 +44,20 @@ class Attention(torch.autograd.Function):
         batch, heads, length, width = query.shape
         queries = torch.mul(query, scale, out=query.new_empty(query.shape)).flatten(0, 1)
         keys, values = (part.contiguous().flatten(0, 1) for part in (key, value))
-        signed = query.new_empty(batch * heads, length, keys.shape[1])
         output = query.new_empty(batch, length, heads, width)
-        for items, some, part in _parts(signed, heads):
+        kept: list[torch.Tensor] = []
+        for items, some, part in _parts(batch, heads, length * keys.shape[1]):
             scores = torch.bmm(queries[part], keys[part].transpose(1, 2))
             if mask is not None:
                 of_items = mask[items] if mask.shape[0] > 1 else mask
                 _by_heads(scores, some).add_(of_items[:, some] if mask.shape[1] > 1 else of_items)
-            torch.softmax(scores, -1, out=signed[part])
-            _drop(signed[part], dropped)
-            found = torch.bmm(signed[part].relu(), values[part])
+            signed = scores.softmax(-1)
+            _drop(signed, dropped)
+            kept.append(signed)
+            found = torch.bmm(signed.relu(), values[part])
             output[items, :, some] = _by_heads(found, some).transpose(1, 2)
         ctx.scale, ctx.undo = scale, RESOLUTION / (RESOLUTION - dropped)
-        ctx.save_for_backward(queries, keys, values, signed)
+        ctx.save_for_backward(queries, keys, values, *kept)
         return output.mul_(ctx.undo)
 
     @staticmethod
@@ -64,18 +65,19 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """With D = P * keep and G = dO / (1 - p): dV = D^T G, dP = G V^T * keep, dS = P (dP - rowsum(P dP)),
         dQ = s dS K, dK = s dS^T Q."""
-        queries, keys, values, signed = ctx.saved_tensors
-        batch, _, heads, width = grad.shape
+        queries, keys, values, *signed = ctx.saved_tensors
+        batch, length, heads, width = grad.shape
         # In memory as the layers before have made them: (batch, length, heads, width).
         found = [x.new_empty(batch, x.shape[1], heads, width).transpose(1, 2) for x in (queries, keys, values)]
-        for items, some, part in _parts(signed, heads):
+        parts = _parts(batch, heads, length * keys.shape[1])
+        for (items, some, part), of_part in zip(parts, signed, strict=True):
             output = grad[items, :, some].transpose(1, 2)
             output = torch.mul(output, ctx.undo, out=output.new_empty(output.shape)).flatten(0, 1)
-            kept = signed[part].relu()
+            kept = of_part.relu()
             to_values = torch.bmm(kept.transpose(1, 2), output)
             # Where P itself is 0 its gradient is multiplied by 0, whatever was kept.
             weights = torch.ops.aten.threshold_backward(torch.bmm(output, values[part].transpose(1, 2)), kept, 0)
-            scores = torch._softmax_backward_data(weights, signed[part].abs(), -1, signed.dtype)
+            scores = torch._softmax_backward_data(weights, of_part.abs(), -1, of_part.dtype)
             to_queries = torch.bmm(scores, keys[part]).mul_(ctx.scale)
             to_keys = torch.bmm(scores.transpose(1, 2), queries[part])
             for whole, one in zip(found, (to_queries, to_keys, to_values), strict=True):
@@ -83,12 +85,12 @@ class Attention(torch.autograd.Function):
         return *found, None, None, None
 
 
-def _parts(scores: torch.Tensor, heads: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Parts of `PART` scores at most, or of one head of one item: which items, which of their heads, and which
-    matrices of ``scores`` (items * heads, length, length) those are."""
-    fit = max(1, PART // max(1, scores[0].numel()))
+def _parts(batch: int, heads: int, scores: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Parts of `PART` scores at most, or of one head of one item, which has ``scores`` of them: which items, which of
+    their heads, and which of (items * heads) matrices those are."""
+    fit = max(1, PART // max(1, scores))
     items, some = max(1, fit // heads), min(fit, heads)
-    for item in range(0, len(scores) // heads, items):
+    for item in range(0, batch, items):
         for head in range(0, heads, some):
             end = min(head + some, heads)
             matrices = slice(item * heads + head, (item + items - 1) * heads + end)

@@ -23,7 +23,8 @@ ROWS = 3
 
 @pytest.fixture(autouse=True)
 def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_loss, "ROWS", {"cpu": ROWS})
+    monkeypatch.setattr(token_loss, "LOGITS", {"cpu": 1})
+    monkeypatch.setattr(token_loss, "FEWEST_ROWS", ROWS)
 
 
 class Largest(TorchDispatchMode):

@@ -61,7 +61,9 @@ def test_value_and_gradients_are_those_of_the_formula(dtype, tolerance, part, mo
         assert torch.allclose(ours.double(), theirs, atol=tolerance * float(theirs.detach().abs().max()), rtol=0)
 
 
-def test_what_is_kept_for_the_way_back_is_one_tensor_of_weights() -> None:
+@pytest.mark.parametrize(("part", "parts"), [(2**20, 1), (3 * 8 * 8, 5), (8 * 8, 15)])
+def test_what_is_kept_for_the_way_back_is_one_weight_for_each_score(part, parts, monkeypatch) -> None:
+    monkeypatch.setattr(attention, "PART", part)
     kept: list[torch.Tensor] = []
 
     def pack(x: torch.Tensor) -> torch.Tensor:
@@ -71,7 +73,8 @@ def test_what_is_kept_for_the_way_back_is_one_tensor_of_weights() -> None:
     given = inputs(torch.float32)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         attention.attention(nn.Module().train(), *given, None, dropout=0.3)
-    assert sorted(x.shape[-1] for x in kept) == [4, 4, 4, 8]
+    assert sorted(x.shape[-1] for x in kept) == [4, 4, 4, *[8] * parts]
+    assert sum(x.numel() for x in kept if x.shape[-1] == 8) == 5 * 3 * 8 * 8
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -94,11 +94,11 @@ def page(results: dict[str, Any]) -> str:
     """One table."""
     intro = (
         "LoRA's step on q and v with rank 8, no padding. As runs do it, memory that is freed is used again "
-        "(`M_MMAP_MAX=0`, `M_TRIM_THRESHOLD=-1`); by itself glibc gives large blocks and the end of its heap back to "
-        "the system, which must find and clear new pages in the next step. Each has a process of its own; they take "
-        f"turns, {results['rounds']} round(s) after {results['warmup_steps']} warm-up steps. A ratio is taken within "
-        "each round; shown is the median over rounds, and from the smallest to the largest. New pages are the kernel's "
-        "count of page faults in a step, the median over all."
+        "(`M_TRIM_THRESHOLD=-1`; `M_MMAP_THRESHOLD` of 32 MB); by itself glibc gives large blocks and the end of "
+        "its heap back to the system, which must find and clear new pages in the next step. Each has a process of "
+        f"its own; they take turns, {results['rounds']} round(s) after {results['warmup_steps']} warm-up steps. A "
+        "ratio is taken within each round; shown is the median over rounds, and from the smallest to the largest. "
+        "New pages are the kernel's count of page faults in a step, the median over all."
     )
     columns = ["", "glibc's own way, ms/step", "used again, ms/step", "Used again / own", "From–to"]
     columns += ["New pages a step, own", "used again"]
