@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -156,10 +156,13 @@ class Case:
 class LanguageCase(Case):
     """The same for a causal language model: every token but the first is predicted."""
 
+    kind: ClassVar[type[CausalLM]] = CausalLM
+    """Whose loss it is."""
+
     @property
     def task(self) -> Task:
         """Blocks as long as the workload says."""
-        return CausalLM(self.workload.length, 0, None, max(1, self.workload.length // 2))
+        return self.kind(self.workload.length, 0, None, max(1, self.workload.length // 2))
 
     def batch(self, vocabulary: int) -> Batch:
         """See `Case.batch`; at each position the label is the next token."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 
 ELSEWHERE = ("GLIBC_TUNABLES", "LD_PRELOAD")
 """Variables that concern the allocator, or choose another, if their value names one (``libjemalloc.so``)."""
@@ -26,11 +27,7 @@ def keep_freed_memory() -> None:
 
     Nothing happens where the C library is not glibc.
     """
-    if from_environment() or sys.platform != "linux":
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
+    if from_environment() or (mallopt := _libc("mallopt")) is None:
         return
     for name, (number, value) in KEEP.items():
         if mallopt(number, value):
@@ -53,9 +50,16 @@ def settings() -> dict[str, str]:
 
 def trim() -> None:
     """Give free pages back to the system, where the allocator knows how (glibc)."""
+    if (malloc_trim := _libc("malloc_trim")) is not None:
+        malloc_trim(0)
+
+
+def _libc(name: str) -> Callable[..., int] | None:
+    """A function of the C library; None where it has none of that name."""
     if sys.platform != "linux":
-        return
+        return None
     try:
-        ctypes.CDLL(None).malloc_trim(0)
+        found: Callable[..., int] = getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError):
-        return
+        return None
+    return found

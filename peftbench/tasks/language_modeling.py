@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """The label of a position at which nothing is predicted."""
+_CHANGED: WeakSet[nn.Module] = WeakSet()
+"""Output layers whose network does something to what they answer (Gemma 2 caps it), so that logits are needed."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class LanguageModeling(Task):
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """See `Task.loss`: the mean over predicted tokens."""
-        losses = predicted(model, batch)
+        losses = predicted_losses(model, batch)
         # Not the mean: it would be NaN where nothing is predicted.
         return losses.sum() / max(1, len(losses))
 
@@ -64,7 +66,7 @@ class LanguageModeling(Task):
         nll = np.zeros(len(data), np.float64)
         tokens = np.zeros(len(data), np.int64)
         for batch in self.batches(data, batch_size, seed=None):
-            losses = predicted(model, batch.to(device)).double()
+            losses = predicted_losses(model, batch.to(device)).double()
             tokens[batch.rows] = counts = (batch.labels != IGNORED).sum(dim=1).numpy()
             nll[batch.rows] = [float(window.sum()) for window in losses.split(counts.tolist())]
         predictions = {"id": data.ids, "tokens": tokens, "nll": nll}
@@ -75,7 +77,7 @@ class LanguageModeling(Task):
         """The quality figures, from the columns of predictions alone."""
 
 
-def predicted(model: nn.Module, batch: Batch) -> torch.Tensor:
+def predicted_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
     """Cross entropy (nats, float32 at least) of every token that is predicted, shape (predicted,).
 
     The output layer is as wide as the vocabulary: for masked language modelling it would be half of a small network's
@@ -103,10 +105,6 @@ def predicted(model: nn.Module, batch: Batch) -> torch.Tensor:
                 return token_loss.token_losses(output_layer, answer, targets)
             _CHANGED.add(output_layer)
         return _cross_entropy(model(**batch.arguments).logits, targets)
-
-
-_CHANGED: WeakSet[nn.Module] = WeakSet()
-"""Output layers whose network does something to what they answer (Gemma 2 caps it), so that logits are needed."""
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

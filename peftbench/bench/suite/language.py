@@ -17,7 +17,7 @@ from peftbench.tasks.causal_lm import CausalLM
 
 if TYPE_CHECKING:
     from peftbench.bench.workloads import Case
-    from peftbench.tasks.base import Batch, Task
+    from peftbench.tasks.base import Batch
 
 ON_DEVICE = True
 WARMUP = 2
@@ -38,10 +38,7 @@ class Shifted(CausalLM):
 class PeerCase(LanguageCase):
     """The same case as a peer has it."""
 
-    @property
-    def task(self) -> Task:
-        """See `Shifted`."""
-        return Shifted(self.workload.length, 0, None, max(1, self.workload.length // 2))
+    kind = Shifted
 
 
 def enter(case: Case, name: str) -> contenders.Contender:
