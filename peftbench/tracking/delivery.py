@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from peftbench import record
 from peftbench.tracking.wandb import (
@@ -27,6 +27,9 @@ from peftbench.tracking.wandb import (
     summary_of,
 )
 
+if TYPE_CHECKING:
+    from peftbench.config import RunConfig
+
 CHUNK = 50
 """Runs that one ``wandb sync`` takes, so that its start (about a second) is paid once for all of them."""
 STALL_SECONDS = 120.0
@@ -34,6 +37,8 @@ STALL_SECONDS = 120.0
 POLL_SECONDS = 0.2
 EMPTY_BYTES = 7
 """Size of a ``.wandb`` file that has its header and nothing else."""
+SECOND = "%Y%m%d_%H%M%S"
+"""How the name of a W&B folder tells when its run began."""
 ENDED = ("finished", "failed", "crashed", "killed")
 """What W&B calls the state of a run whose end it knows of."""
 
@@ -47,6 +52,11 @@ def unmark(folder: Path) -> None:
     """Take the mark away, so that the folder is delivered next time."""
     for mark in folder.glob("*.wandb.synced"):
         mark.unlink()
+
+
+def identity_of(folder: Path) -> str:
+    """W&B's id of the run in the local W&B folder ``[offline-]run-YYYYMMDD_HHMMSS-ID``."""
+    return folder.name.removeprefix("offline-").split("-", 2)[2]
 
 
 class Delivery:
@@ -162,9 +172,7 @@ class Server:
         found = record.read(folder.parents[1])
         tracker = (found.config.get("tracker") or {}) if found else {}
         entity, project = tracker.get("entity") or self._api.default_entity, tracker.get("project", "peftbench")
-        # [offline-]run-YYYYMMDD_HHMMSS-ID
-        identity = folder.name.removeprefix("offline-").split("-", 2)[2]
-        return self._api.run(f"{entity}/{project}/{identity}")
+        return self._api.run(f"{entity}/{project}/{identity_of(folder)}")
 
 
 def replay(folder: Path) -> Path:
@@ -177,12 +185,20 @@ def replay(folder: Path) -> Path:
     if found is None or any(path.stat().st_size > EMPTY_BYTES for path in folder.glob("*.wandb")):
         return folder
     tracker = WandbTracker.load({**found.config["tracker"], "mode": "offline"})
-    facts = {"sweep": found.sweep, "run_id": found.run_id, "hash": found.config_hash, "axes": found.axes}
-    tracker.start(SimpleNamespace(**facts, dump=lambda: found.config), folder.parents[1])  # type: ignore[arg-type]
+    # W&B names folders by the second and puts a number behind the second of a name, which is no part of the run's id.
+    while time.strftime(SECOND) in folder.name:
+        time.sleep(POLL_SECONDS)
+    tracker.start(facts_of(found), folder.parents[1])
     for point in found.history:
         tracker.log(int(point["step"]), point)
     tracker.finish(found, folder.parents[1])
     return max(folder.parent.glob("offline-run-*"), key=lambda path: path.name)
+
+
+def facts_of(found: record.Record) -> RunConfig:
+    """What a tracker reads of a run's configuration, as its record has it."""
+    facts = {"sweep": found.sweep, "run_id": found.run_id, "hash": found.config_hash, "axes": found.axes}
+    return cast("RunConfig", SimpleNamespace(**facts, dump=lambda: found.config))
 
 
 def _add_artifacts(held: Any, found: record.Record, folder: Path) -> None:
