@@ -1,9 +1,9 @@
 """Dropout that costs little on the CPU: the same distribution as torch's, drawn four decisions to a 64-bit number.
 
 torch draws a Mersenne Twister number for every entry, one after the other on one core: at MiniLM's shapes a fifth of a
-training step. Here as many xorshift64 generators as fit a cache go on side by side, with torch's own vectorised
-operations and on all cores; 15 of each 16 bits decide one entry, so that p is met to 2^-15, and what is dropped is
-cleared bit by bit. On other devices torch's own dropout stays.
+training step. Here a shift register as long as a cache makes all of its next numbers by one exclusive or, with torch's
+own vectorised operation and on all cores; 15 of each 16 bits decide one entry, so that p is met to 2^-15, and what is
+dropped is cleared bit by bit. On other devices torch's own dropout stays.
 """
 
 from __future__ import annotations
@@ -18,44 +18,40 @@ from torch.autograd.function import once_differentiable
 RESOLUTION = 2**15
 DECIDING = 0x7FFF7FFF7FFF7FFF
 """Which bits of a number decide: all but the sign of each 16."""
-SHIFTS = (21, 41, 23)
-LANES = 2**17
-"""Generators: 1 MB of them, and as much for what they shift."""
+LENGTH, TAP = 132049, 7000
+"""x^LENGTH + x^TAP + 1 is primitive over GF(2) (Heringa, Blöte and Compagner, 1992); 1 MB of numbers."""
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """By the bytes of a floating dtype."""
 
 
 class Bits:
-    """The generators that all dropout of this process draws from, in place of torch's own one.
+    """The generator that all dropout of this process draws from, in place of torch's own one.
 
-    Each lane is Marsaglia's xorshift64 from a start of its own that SFC64 gives it. With these shifts the period is
-    2^64 - 1 and any two decisions of a lane that are less than 64 numbers apart are independent, exactly: the generator
-    is linear over GF(2), where `tests/training/test_dropout.py` computes both. (Not so with the usual 13, 7, 17, whose
-    lowest bits depend on few.)
+    A generalised feedback shift register (Lewis and Payne, 1973), ``x[n] = x[n - LENGTH] ^ x[n - LENGTH + TAP]``, whose
+    first numbers SFC64 gives. Its period is 2^LENGTH - 1 and any two decisions are independent, exactly: each bit of a
+    number is a maximal sequence of its own. Of three decisions at these distances, half a million entries apart, that
+    is not so. `tests/training/test_dropout.py` computes that the polynomial is primitive.
     """
 
-    state: torch.Tensor
-    """int64 (LANES,): the numbers drawn last; those before `used` are given out."""
+    now: torch.Tensor
+    """int64 (LENGTH,): the numbers drawn last; those before `used` are given out. The bits that do not decide are 0."""
     spare: torch.Tensor
     used: int
 
     @classmethod
     def seed(cls, seed: int) -> None:
         """Start the sequence that belongs to ``seed``."""
-        cls.state = torch.from_numpy(np.random.SFC64(seed).random_raw(LANES).view(np.int64))
-        cls.spare = torch.empty_like(cls.state)
-        cls.used = LANES
+        cls.now = torch.from_numpy(np.random.SFC64(seed).random_raw(LENGTH).view(np.int64)) & DECIDING
+        cls.spare = torch.empty_like(cls.now)
+        cls.used = LENGTH
 
     @classmethod
     def step(cls) -> None:
-        """The next number of every lane."""
-        state, spare = cls.state, cls.spare
-        first, right, last = SHIFTS
-        state ^= torch.bitwise_left_shift(state, first, out=spare)
-        # torch shifts the sign in, the generator zeros.
-        state ^= torch.bitwise_right_shift(state, right, out=spare).bitwise_and_(2 ** (64 - right) - 1)
-        state ^= torch.bitwise_left_shift(state, last, out=spare)
-        cls.used = 0
+        """The next `LENGTH` numbers."""
+        last, following = cls.now, cls.spare
+        torch.bitwise_xor(last[:-TAP], last[TAP:], out=following[:-TAP])
+        torch.bitwise_xor(last[-TAP:], following[:TAP], out=following[-TAP:])
+        cls.now, cls.spare, cls.used = following, last, 0
 
     @classmethod
     def keep(cls, shape: torch.Size, dropped: int) -> torch.Tensor:
@@ -71,16 +67,14 @@ class Bits:
         words = torch.empty(-(-count // 4), dtype=torch.int64)
         rest = words
         while len(rest):
-            if cls.used == LANES:
+            if cls.used == LENGTH:
                 cls.step()
-            given = cls.state[cls.used : cls.used + len(rest)]
-            torch.bitwise_and(given, DECIDING, out=rest[: len(given)])
+            given = cls.now[cls.used : cls.used + len(rest)]
+            # Uniform in [0, 2^15), less `dropped`.
+            torch.sub(given.view(torch.int16), dropped, out=rest[: len(given)].view(torch.int16))
             cls.used += len(given)
             rest = rest[len(given) :]
-        # Uniform in [0, 2^15), less `dropped`.
-        drawn = words.view(torch.int16)[:count].view(shape)
-        drawn -= dropped
-        return drawn
+        return words.view(torch.int16)[:count].view(shape)
 
 
 Bits.seed(0)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from peftbench.training import dropout
-from peftbench.training.dropout import LANES, SHIFTS, Bits, CpuDropout
+from peftbench.training.dropout import DECIDING, LENGTH, TAP, Bits, CpuDropout
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float64)
-ONES = 2**64 - 1
-FACTORS = (3, 5, 17, 257, 641, 65537, 6700417)
-"""Of 2^64 - 1."""
 
 
 @pytest.fixture(autouse=True)
@@ -42,88 +40,76 @@ def test_the_gradient_passes_where_the_value_did(dtype) -> None:
     assert torch.allclose(x.grad[x.grad != 0], expected, rtol=2**-6 if dtype == torch.bfloat16 else 1e-5)
 
 
-def following(x: int) -> int:
-    """The number of a lane after ``x``, as Marsaglia wrote it."""
-    first, right, last = SHIFTS
-    x ^= x << first & ONES
-    x ^= x >> right
-    return x ^ (x << last & ONES)
+def test_it_is_the_shift_register_it_is_called() -> None:
+    numbers = Bits.now.tolist()
+    for _ in range(2):
+        Bits.step()
+        for n in range(LENGTH):
+            numbers.append(numbers[n] ^ numbers[n + TAP])
+        del numbers[:LENGTH]
+        assert Bits.now.tolist() == numbers
 
 
-def applied(matrix: list[int], x: int) -> int:
-    """matrix @ x over GF(2): its columns, and x, as 64 bits."""
-    found = 0
-    for bit, column in enumerate(matrix):
-        found ^= column if x >> bit & 1 else 0
-    return found
-
-
-def power(matrix: list[int], exponent: int) -> list[int]:
-    """By repeated squaring, over GF(2)."""
-    found = [1 << bit for bit in range(64)]
-    while exponent:
-        if exponent & 1:
-            found = [applied(matrix, column) for column in found]
-        matrix = [applied(matrix, column) for column in matrix]
-        exponent >>= 1
-    return found
-
-
-def rank(rows: list[int]) -> int:
-    """Over GF(2)."""
-    pivots: dict[int, int] = {}
-    for row in rows:
-        while row and row.bit_length() in pivots:
-            row ^= pivots[row.bit_length()]
-        if row:
-            pivots[row.bit_length()] = row
-    return len(pivots)
-
-
-def test_every_lane_is_the_generator_it_is_called() -> None:
-    start = [number & ONES for number in Bits.state[:50].tolist()]
+def test_the_bits_that_do_not_decide_stay_clear_and_all_others_are_used() -> None:
     for _ in range(3):
         Bits.step()
-        start = [following(number) for number in start]
-    assert [number & ONES for number in Bits.state[:50].tolist()] == start
-    assert len(Bits.state.unique()) == LANES
+    numbers = Bits.now
+    assert int((numbers & ~DECIDING).count_nonzero()) == 0
+    # Five standard errors of a fair coin, for each of the 60.
+    for bit in (bit for bit in range(64) if DECIDING >> bit & 1):
+        assert abs(float((numbers >> bit & 1).double().mean()) - 0.5) < 2.5 / LENGTH**0.5
+
+
+class Polynomials:
+    """Polynomials over GF(2) modulo x^length + x^tap + 1, as whole numbers: bit n is the coefficient of x^n."""
+
+    # Squaring puts a zero behind each bit: of a byte.
+    SPREAD = np.array([int(f"{byte:b}", 4) for byte in range(256)], dtype="<u2")
+
+    def __init__(self, length: int, tap: int) -> None:
+        self.length, self.tap = length, tap
+
+    def squared(self, x: int) -> int:
+        spread = self.SPREAD[np.frombuffer(x.to_bytes(self.length // 8 + 1, "little"), np.uint8)]
+        square = int.from_bytes(spread.tobytes(), "little")
+        while high := square >> self.length:
+            square ^= high << self.length ^ high << self.tap ^ high
+        return square
+
+    def has_full_period(self) -> bool:
+        """Whether the powers of x are all of the field but 0, for a length that makes 2^length - 1 a prime.
+
+        What divides x^(2^length) - x has factors whose degrees divide the length, a prime, and neither 0 nor 1 is a
+        root of three terms: so it is irreducible, and the order of x, which divides a prime, is that prime.
+        """
+        power = 2
+        for _ in range(self.length):
+            power = self.squared(power)
+        return power == 2
+
+
+@pytest.mark.parametrize(("length", "tap", "full"), [(7, 1, True), (7, 2, False), (127, 1, True), (127, 2, False)])
+def test_the_period_of_what_is_known(length: int, tap: int, full: bool) -> None:
+    assert Polynomials(length, tap).has_full_period() == full
 
 
 def test_its_period_is_full() -> None:
-    matrix = [following(1 << bit) for bit in range(64)]
-    identity = [1 << bit for bit in range(64)]
-    assert power(matrix, ONES) == identity
-    assert all(power(matrix, ONES // factor) != identity for factor in FACTORS)
-
-
-def test_any_two_decisions_of_a_lane_are_independent() -> None:
-    # Each of a decision's 15 bits is a linear function of the lane's start, which is uniform: 30 independent functions
-    # are 30 independent bits.
-    images = [1 << bit for bit in range(64)]
-    numbers: list[list[int]] = []
-    for _ in range(64):
-        numbers.append([sum((image >> bit & 1) << i for i, image in enumerate(images)) for bit in range(64)])
-        images = [following(image) for image in images]
-    quarters = range(0, 64, 16)
-    for later, number in enumerate(numbers):
-        for one in quarters:
-            for other in quarters if later else range(one + 16, 64, 16):
-                assert rank(numbers[0][one : one + 15] + number[other : other + 15]) == 30
+    assert Polynomials(LENGTH, TAP).has_full_period()
 
 
 def test_entries_are_independent_of_their_neighbours() -> None:
-    # Within a number, between lanes, and from one number of a lane to the next.
-    count = 12 * LANES
+    # Within a number, and from one number to others: the next, and those it is made of.
+    count = 12 * LENGTH
     keep = (Bits.keep(torch.Size([count]), 2**14) != 0).double() - 0.5
-    for lag in (1, 2, 3, 4, 5, 8, 4 * LANES, 4 * LANES + 4, 8 * LANES):
+    for lag in (1, 2, 3, 4, 5, 8, 4 * TAP, 4 * (LENGTH - TAP), 4 * LENGTH, 4 * LENGTH + 4, 8 * LENGTH):
         correlation = float((keep[lag:] * keep[:-lag]).mean() / 0.25)
         assert abs(correlation) < 5 / (count - lag) ** 0.5
 
 
 def test_the_sequence_is_the_same_however_it_is_asked_for() -> None:
-    whole = Bits.below(torch.Size([6 * LANES]), 100)
+    whole = Bits.below(torch.Size([8 * LENGTH]), 100)
     Bits.seed(0)
-    sizes = (4, LANES, 4 * LANES, LANES - 4)
+    sizes = (4, 4 * TAP, 4 * LENGTH, 4 * (LENGTH - TAP) - 4)
     assert torch.equal(torch.cat([Bits.below(torch.Size([size]), 100) for size in sizes]), whole)
 
 
