@@ -73,11 +73,11 @@ class HadamardLinear(torch.autograd.Function):
             if needs_x:
                 dx = grad @ effective_weight(weight, a, b, ctx.scale, ctx.alone, x.dtype)
             if needs_a or needs_b:
-                # The thin products and their sums over d and k are in float32 at least, whatever H was computed in.
-                exact = torch.promote_types(a.dtype, torch.float32)
-                p = (grad.flatten(0, -2).T @ x.flatten(0, -2)).to(exact).mul_(weight)
-                db = (p @ a.to(exact).T).mul_(ctx.scale).to(b.dtype) if needs_b else None
-                da = (b.to(exact).T @ p).mul_(ctx.scale).to(a.dtype) if needs_a else None
+                # Matrix products sum in float32 whatever they multiply. In float16 W0 * H could be below its range.
+                wide = x.dtype if x.dtype == torch.bfloat16 else torch.promote_types(a.dtype, torch.float32)
+                p = (grad.flatten(0, -2).T @ x.flatten(0, -2)).to(wide).mul_(weight)
+                db = (p @ a.to(wide).T).to(b.dtype).mul_(ctx.scale) if needs_b else None
+                da = (b.to(wide).T @ p).to(a.dtype).mul_(ctx.scale) if needs_a else None
         return dx, da, db, None, None, None, None
 
 
