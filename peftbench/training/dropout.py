@@ -41,7 +41,8 @@ class Bits:
     @classmethod
     def seed(cls, seed: int) -> None:
         """Start the sequence that belongs to ``seed``."""
-        cls.now = torch.from_numpy(np.random.SFC64(seed).random_raw(LENGTH).view(np.int64)) & DECIDING
+        first = np.random.SFC64(seed).random_raw(LENGTH) & DECIDING
+        cls.now = torch.from_numpy(first.view(np.int64))
         cls.spare = torch.empty_like(cls.now)
         cls.used = LENGTH
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 CODE = """
-import gc, os, sys, threading, traceback
+import gc, os, signal, sys, threading, traceback
 import torch
 
 def asked(*arguments, **options):
@@ -25,6 +25,9 @@ for name, function in held.items():
     setattr(torch.cuda, name, function)  # a run may ask
 if (child := os.fork()) == 0:
     try:
+        # On all cores, which waits for ever for threads that had been started before the fork.
+        signal.alarm(60)
+        torch.ones(10**6).add_(1)
         import bitsandbytes.nn
         import peft.helpers
         assert peft.helpers.bnb.nn is bitsandbytes.nn and bitsandbytes.nn.Linear4bit
@@ -36,8 +39,8 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def test_the_fork_server_leaves_cuda_alone_and_runs_have_all_they_need() -> None:
+def test_the_fork_server_leaves_cuda_and_threads_alone_and_runs_have_all_they_need() -> None:
     """As on a machine with a GPU: bitsandbytes asks CUDA when it is imported, and PEFT imports it."""
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "0"}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
