@@ -20,7 +20,7 @@ from peftbench.measuring.memory import PeakMemory, resident
 from peftbench.measuring.sizes import base_bytes, file_bytes, parameter_counts
 from peftbench.models.frozen import hold_in
 from peftbench.sparsity.compact import DENSE_FILE, compact_folder, expand_folder, sparsity_of
-from peftbench.training import attention, dropout, last_layer, one_cast
+from peftbench.training import attention, dropout, frozen_linear, last_layer, one_cast
 from peftbench.training.compiled import compiled
 from peftbench.training.loop import Loop, Trained
 
@@ -124,6 +124,8 @@ def build(context: Context, task: Task) -> Attached:
         read_only = last_layer.install(attached.model)
         record.environment["last_layer"] = "first token" if read_only else "all tokens"
         one_cast.install(attached.model)
+        if not run.trainer.compile:  # whose kernels add it too
+            frozen_linear.install(attached.model)
     return attached
 
 
@@ -223,6 +225,7 @@ def profile(context: Context, data: Data, attached: Attached) -> None:
     attached.model.train()
     with context.autocast():
         record.metrics["flops/train_per_token"] = flops_per_token(attached.model, batch, data.task.loss)
+    frozen_linear.uninstall(attached.model)
     one_cast.uninstall(attached.model)
     last_layer.uninstall(attached.model)  # inference is that of the network as transformers has it
     measure(attached.model.eval(), "speed/infer")

@@ -53,7 +53,7 @@ def flops_per_token(
 
 
 def _formulas() -> dict[Any, Callable[..., int]]:
-    """Formulas that torch's counter lacks: attention on the CPU, and products with bitsandbytes' 4-bit weights."""
+    """Formulas that torch's counter lacks: attention on the CPU, oneDNN's product, and those with 4-bit weights."""
     import torch
 
     found: dict[Any, Callable[..., int]] = {
@@ -62,6 +62,8 @@ def _formulas() -> dict[Any, Callable[..., int]]:
         torch.ops.aten.mv: _two_per_element,
         torch.ops.aten.dot: _two_per_element,
     }
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        found[torch.ops.mkldnn._linear_pointwise] = _linear
     for name in ("gemm_4bit", "gemv_4bit"):
         # Defined once bitsandbytes is imported; without it no such op can run.
         if hasattr(torch.ops.bitsandbytes, name):
@@ -84,6 +86,11 @@ def _attention_backward(grad_shape: Any, query_shape: Any, key_shape: Any, value
 def _four_bit(a_shape: Any, b_shape: Any, weight_shape: Any, *args: Any, **kwargs: Any) -> int:
     """``A W^T`` with A: (..., k) and W: (d, k) packed to 4 bits; the scaling back to floats is element-wise."""
     return 2 * prod(a_shape) * int(weight_shape[0])
+
+
+def _linear(x_shape: Any, weight_shape: Any, *args: Any, **kwargs: Any) -> int:
+    """``x W'`` with x: (..., k) and W: (d, k)."""
+    return 2 * prod(x_shape) * int(weight_shape[0])
 
 
 def _two_per_element(a_shape: Any, *args: Any, **kwargs: Any) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
+from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from peftbench.methods.quantization import dense_weight
@@ -24,3 +26,23 @@ def compute_dtype(layer: Any, x: torch.Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(x.device.type)
     return layer.weight.dtype if dense else x.dtype
+
+
+def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """``x W' + b`` into a new tensor. x: (..., k), weight: (d, k), bias: (d,), all of one dtype -> (..., d).
+
+    On a CPU in bf16 by the oneDNN product that torch.compile takes too, which adds the bias where it has the sums.
+    """
+    if bias is not None and x.dtype == torch.bfloat16 and x.device.type == "cpu" and _adds_bias():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return functional.linear(x, weight, bias)
+
+
+@cache
+def _adds_bias() -> bool:
+    """Whether this torch has that product, and this processor can do it; it is none of torch's public functions."""
+    one = torch.ones(1, 1, dtype=torch.bfloat16)
+    try:
+        return bool(torch.ops.mkldnn._linear_pointwise(one, one, one[0], "none", [], "") == 2)
+    except (AttributeError, RuntimeError):
+        return False

@@ -21,7 +21,6 @@ from peft.tuners.hira.bnb import Linear4bit
 from peft.tuners.hira.layer import Linear
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from peftbench.methods import frozen
 from peftbench.methods.four_bit import answer
@@ -60,7 +59,7 @@ class HadamardLinear(torch.autograd.Function):
         ctx.source, ctx.scale, ctx.alone = source, scale, alone
         with torch.autocast(x.device.type, enabled=False):
             weight = effective_weight(source(), a, b, scale, alone, x.dtype)
-            return functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
+            return frozen.product(x, weight, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     @once_differentiable

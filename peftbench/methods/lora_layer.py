@@ -104,7 +104,7 @@ def _weight(base: Any, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _dense(base: Any, x: torch.Tensor) -> torch.Tensor:
-    return functional.linear(x, _weight(base, x.dtype), None if base.bias is None else base.bias.to(x.dtype))
+    return frozen.product(x, _weight(base, x.dtype), None if base.bias is None else base.bias.to(x.dtype))
 
 
 class FusedLinear(Fused, Linear):

@@ -29,7 +29,7 @@ FIRST = 3
 """q, k and v of the first layer: what they are given needs no gradient, which saves them dx."""
 HEAD = 2 + 3
 """Pooler (frozen): y, dx; classifier (trained): y, dx, dW."""
-PRODUCTS = ("mm", "addmm", "gemm_4bit")
+PRODUCTS = ("mm", "addmm", "_linear_pointwise", "gemm_4bit")
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select")
 """What a GPU must have finished before the host can go on."""
 

@@ -19,7 +19,7 @@ WARMUP = 3
 STEPS = 10
 TOP = 15
 KINDS = {
-    "matrix products": r"aten::(mm|addmm|_addmm_activation|mv|addmv)$|bitsandbytes::gem|mkldnn_linear",
+    "matrix products": r"aten::(mm|addmm|_addmm_activation|mv|addmv)$|bitsandbytes::gem|mkldnn_linear|mkldnn::_linear",
     "attention": r"aten::(bmm|baddbmm|_?softmax.*|relu|threshold_backward|abs)$|scaled_dot_product|_flash_attention"
     r"|_efficient_attention|^Attention",
     "optimizer and clipping": r"_fused_adam|_foreach_|Optimizer\.|linalg_vector_norm|clip_grad",
