@@ -31,9 +31,10 @@ def compute_dtype(layer: Any, x: torch.Tensor) -> torch.dtype:
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """``x W' + b`` into a new tensor. x: (..., k), weight: (d, k), bias: (d,), all of one dtype -> (..., d).
 
-    On a CPU in bf16 by the oneDNN product that torch.compile takes too, which adds the bias where it has the sums.
+    On a CPU in bf16 by the oneDNN product that adds the bias where it has the sums; torch.compile finds it by itself.
     """
-    if bias is not None and x.dtype == torch.bfloat16 and x.device.type == "cpu" and _adds_bias():
+    plain = bias is None or x.dtype != torch.bfloat16 or x.device.type != "cpu" or torch.compiler.is_compiling()
+    if not plain and _adds_bias():
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return functional.linear(x, weight, bias)
 

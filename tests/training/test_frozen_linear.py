@@ -84,6 +84,21 @@ def test_a_torch_without_it_uses_its_own(monkeypatch) -> None:
     assert (ops.counts["addmm"], ops.counts["_linear_pointwise"]) == (1, 0)
 
 
+def test_what_is_compiled_has_torchs_own() -> None:
+    # Which is lowered to that product where it pays; the product itself is not.
+    graphs: list[str] = []
+
+    def keep(graph, inputs):
+        graphs.append(graph.code)
+        return graph
+
+    x, weight, bias = (torch.randn(*shape).to(torch.bfloat16) for shape in ((3, K), (D, K), (D,)))
+    torch.compile(frozen.product, backend=keep, fullgraph=True)(x, weight, bias)
+    (code,) = graphs
+    assert "linear(" in code
+    assert "_linear_pointwise" not in code
+
+
 def test_other_layers_stay_as_they_are() -> None:
     trained = layer(nn.Linear).to(torch.bfloat16).requires_grad_()
     without = layer(nn.Linear, bias=False).to(torch.bfloat16)
