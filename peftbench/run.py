@@ -124,7 +124,7 @@ def build(context: Context, task: Task) -> Attached:
         read_only = last_layer.install(attached.model)
         record.environment["last_layer"] = "first token" if read_only else "all tokens"
         one_cast.install(attached.model)
-        if not run.trainer.compile:  # whose kernels add it too
+        if context.device.type == "cpu" and not run.trainer.compile:  # whose kernels add the bias too
             frozen_linear.install(attached.model)
     return attached
 
