@@ -34,14 +34,14 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
     On a CPU in bf16 by the oneDNN product that adds the bias where it has the sums; torch.compile finds it by itself.
     """
     plain = bias is None or x.dtype != torch.bfloat16 or x.device.type != "cpu" or torch.compiler.is_compiling()
-    if not plain and _adds_bias():
+    if not plain and adds_bias():
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return functional.linear(x, weight, bias)
 
 
 @cache
-def _adds_bias() -> bool:
-    """Whether this torch has that product, and this processor can do it; it is none of torch's public functions."""
+def adds_bias() -> bool:
+    """Whether this torch has such a product, and this processor can do it; it is none of torch's public functions."""
     one = torch.ones(1, 1, dtype=torch.bfloat16)
     try:
         return bool(torch.ops.mkldnn._linear_pointwise(one, one, one[0], "none", [], "") == 2)

@@ -31,7 +31,8 @@ class Product(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         """dx = dy W."""
         (weight,) = ctx.saved_tensors
-        return grad @ weight, None, None
+        dx = grad.flatten(0, -2) @ weight
+        return dx.view(*grad.shape[:-1], weight.shape[1]), None, None
 
 
 class FrozenLinear:
@@ -46,7 +47,9 @@ class FrozenLinear:
 
 
 def install(model: nn.Module) -> None:
-    """Do so in every frozen layer that is held in bf16 and has a bias, in place."""
+    """Do so in every frozen layer that is held in bf16 and has a bias, in place, if there is such a product."""
+    if not frozen.adds_bias():
+        return
     for module in model.modules():
         if type(module) in (nn.Linear, Conv1D) and _is_meant(module):
             mix_in(module, FrozenLinear)

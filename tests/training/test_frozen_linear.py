@@ -19,7 +19,7 @@ from peftbench.tasks.base import Batch
 from peftbench.training import attention, frozen_linear
 
 D, K = 24, 40
-needs_it = pytest.mark.skipif(not frozen._adds_bias(), reason="this torch or processor has no such product in bf16")
+needs_it = pytest.mark.skipif(not frozen.adds_bias(), reason="this torch or processor has no such product in bf16")
 
 
 def layer(kind: type[nn.Module], *, bias: bool = True) -> nn.Module:
@@ -77,10 +77,11 @@ def test_it_is_one_product_and_no_other(kind) -> None:
 
 
 def test_a_torch_without_it_uses_its_own(monkeypatch) -> None:
-    monkeypatch.setattr(frozen, "_adds_bias", lambda: False)
-    _, ours = both(nn.Linear)
-    with torch.autocast("cpu", dtype=torch.bfloat16), Ops() as ops:
-        ours(torch.randn(3, K))
+    monkeypatch.setattr(frozen, "adds_bias", lambda: False)
+    plain, ours = both(nn.Linear)
+    assert type(ours) is type(plain)
+    with Ops() as ops:
+        frozen.product(torch.randn(3, K, dtype=torch.bfloat16), ours.weight, ours.bias)
     assert (ops.counts["addmm"], ops.counts["_linear_pointwise"]) == (1, 0)
 
 
@@ -130,7 +131,7 @@ def test_a_network_counts_the_same_flops_and_is_its_own_again_afterwards(kind: s
 
     expected = counted()
     frozen_linear.install(plain)
-    assert [type(module) for module in plain.modules()] != classes
+    assert ([type(module) for module in plain.modules()] != classes) == frozen.adds_bias()
     assert counted() == expected
     frozen_linear.uninstall(plain)
     assert [type(module) for module in plain.modules()] == classes
