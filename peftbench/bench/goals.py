@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
+from peftbench.bench import markdown
+
 Figure = Literal["ms", "memory_bytes", "frozen_linear_bytes", "flops_per_token", "state_bytes", "file_bytes"]
 Verdict = Literal["met", "not met", "not measured"]
 CaseResult = Mapping[str, Any]
@@ -43,6 +45,26 @@ class Goal:
         value = median(found)
         return "met" if (value >= self.bound if self.at_least else value <= self.bound) else "not met"
 
+    def row(self, where: str, case: CaseResult) -> list[str]:
+        """Of a table with `COLUMNS`."""
+        found = self.ratios(case)
+        flops = ratios(case, "flops_per_token", self.above, self.below) if self.figure == "ms" else None
+        return [
+            self.text,
+            where,
+            markdown.ratio(found),
+            markdown.spread(found),
+            markdown.ratio(flops),
+            self.verdict(case),
+        ]
+
+
+COLUMNS = ("Goal", "Where", "Measured", "From–to", "Its FLOPs", "Verdict")
+FLOPS = (
+    "*Its FLOPs*: the same ratio of counted FLOPs, which a step would take if it were nothing but products at one "
+    "rate. A bound that this ratio does not keep is out of reach of the arithmetic alone."
+)
+"""What pages say below such a table."""
 
 LORA = {"peft_lora": "PEFT's LoRA", "lora": "our LoRA"}
 """What a method's cost is set beside: ours is the faster one, and so the harder bar."""

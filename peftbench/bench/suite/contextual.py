@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.bench import markdown
 from peftbench.bench.frame import Options
-from peftbench.bench.goals import Goal, ratios, series
+from peftbench.bench.goals import COLUMNS, FLOPS, Goal, ratios, series
 
 if TYPE_CHECKING:
     from peftbench.bench.contenders import Contender
@@ -25,6 +25,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {"contextual": (), "gentle": (f"sparsity.
 """What is left out by default, and less, of which docs/results/contextual.md says what accuracy it keeps."""
 QUICK = ("sparsity.ratio=0.25", "sparsity.layers=[0]")
 """Of a network of two layers one is left, as the last computes what is read and no more."""
+WHY = (
+    "Sparsity leaves out products with frozen weights and nothing else: attention, dropout, activations and norms stay "
+    "(the page of the benchmark `profile`), and choosing and gathering channels comes on top. A larger ratio would "
+    "keep more of the bounds and loses more accuracy (docs/results/contextual.md)."
+)
 LORA = {"peft_lora": "PEFT's LoRA", "lora": "our LoRA"}
 """What it is set beside: ours computes less of the last layer, and so is the harder bar."""
 GOALS = tuple(
@@ -137,13 +142,12 @@ def page(results: dict[str, Any]) -> str:
 
 def _goals(cases: list[dict[str, Any]]) -> str:
     rows = [
-        [goal.text, case["name"], markdown.ratio(found), markdown.spread(found), goal.verdict(case)]
+        goal.row(case["name"], case)
         for goal in GOALS
         for case in cases
         if case["long"] and goal.below in case["contenders"]
-        for found in [goal.ratios(case)]
     ]
-    return markdown.table(["Goal", "Where", "Measured", "From–to", "Verdict"], rows)
+    return f"{markdown.table(COLUMNS, rows)}\n\n{FLOPS} {WHY}"
 
 
 def _steps(cases: list[dict[str, Any]]) -> str:

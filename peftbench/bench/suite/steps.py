@@ -8,7 +8,7 @@ from typing import Any
 
 from peftbench.bench import markdown
 from peftbench.bench.frame import Options
-from peftbench.bench.goals import GOALS, Figure, ratios, series
+from peftbench.bench.goals import COLUMNS, FLOPS, GOALS, Figure, ratios, series
 
 ON_DEVICE = True
 WARMUP = 3
@@ -134,14 +134,8 @@ def page(results: dict[str, Any]) -> str:
 
 
 def _goals(cases: list[dict[str, Any]]) -> str:
-    rows = []
-    for goal in GOALS:
-        for case in cases:
-            if goal.concerns(case):
-                found = goal.ratios(case)
-                figures = [markdown.ratio(found), markdown.spread(found), goal.verdict(case)]
-                rows.append([goal.text, _name(case), *figures])
-    return markdown.table(["Goal", "Where", "Measured", "From–to", "Verdict"], rows)
+    rows = [goal.row(_name(case), case) for goal in GOALS for case in cases if goal.concerns(case)]
+    return f"{markdown.table(COLUMNS, rows)}\n\n{FLOPS}"
 
 
 def _name(case: dict[str, Any]) -> str:

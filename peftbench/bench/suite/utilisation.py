@@ -151,7 +151,11 @@ def page(results: dict[str, Any]) -> str:
     columns = ["", "ms/step", "GFLOP/step", "Step, GFLOP/s", "Its shapes, GFLOP/s", "Square, GFLOP/s"]
     rows = [_row(case) for case in results["cases"]]
     table = markdown.table(["Where", "Beside", "Utilisation", "From–to", f"≥ {results['goal']}"], goals)
-    return "\n\n".join([intro, "## Goals", table, "## Rates", markdown.table(columns, rows)])
+    rest = (
+        "What is missing to 1 goes to what is no product, from softmax to dropout and its ways through memory, and on "
+        "a GPU to waiting for the host: op by op on the page of the benchmark `profile`."
+    )
+    return "\n\n".join([intro, "## Goals", table, rest, "## Rates", markdown.table(columns, rows)])
 
 
 def _goal(case: dict[str, Any], yardstick: str, bound: float) -> list[str]:
