@@ -2,8 +2,8 @@
 
 torch draws a Mersenne Twister number for every entry, one after the other on one core: at MiniLM's shapes a fifth of a
 training step. Here a shift register as long as a cache makes all of its next numbers by one exclusive or, with torch's
-own vectorised operation and on all cores; 15 of each 16 bits decide one entry, so that p is met to 2^-15, and what is
-dropped is cleared bit by bit. On other devices torch's own dropout stays.
+own vectorised operation and on all cores; 15 of each 16 bits decide one entry, so that p is met to 2^-15. On other
+devices torch's own dropout stays.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 RESOLUTION = 2**15
+MOST = 0x7C00
+"""Bits of the infinite float16, beyond which there are no numbers: p = 0.97."""
 DECIDING = 0x7FFF7FFF7FFF7FFF
 """Which bits of a number decide: all but the sign of each 16."""
 LENGTH, TAP = 132049, 7000
@@ -55,13 +57,6 @@ class Bits:
         cls.now, cls.spare, cls.used = following, last, 0
 
     @classmethod
-    def keep(cls, shape: torch.Size, dropped: int) -> torch.Tensor:
-        """int16 of that shape: 0 (drop) with probability ``dropped / RESOLUTION``, else -1, all bits set."""
-        drawn = cls.below(shape, dropped)
-        drawn >>= 15
-        return drawn.bitwise_not_()
-
-    @classmethod
     def below(cls, shape: torch.Size, dropped: int) -> torch.Tensor:
         """int16 of that shape: negative (drop) with probability ``dropped / RESOLUTION``."""
         count = shape.numel()
@@ -81,36 +76,47 @@ class Bits:
 Bits.seed(0)
 
 
-def _kept(x: torch.Tensor, keep: torch.Tensor, scale: float) -> torch.Tensor:
-    integer = INTEGERS[x.element_size()]
-    return (x.contiguous().view(integer) & keep.to(integer)).view(x.dtype).mul_(scale)
+def _kept(x: torch.Tensor, drawn: torch.Tensor, dropped: int) -> torch.Tensor:
+    """``x / (1 - p)`` where ``drawn``, uniform in [0, 2^15), is ``dropped`` or more, else 0."""
+    if x.element_size() == drawn.element_size():
+        # Positive 16-bit floats come in the order of their bits, and what is no number after them all, is not below.
+        numbers, last = drawn.view(x.dtype), _float(dropped - 1, x.dtype)
+    else:
+        numbers, last = drawn.to(x.dtype), float(dropped - 1)
+    kept: torch.Tensor = torch.ops.aten.threshold_backward(x, numbers, last)
+    return kept.mul_(RESOLUTION / (RESOLUTION - dropped))
+
+
+def _float(bits: int, dtype: torch.dtype) -> float:
+    """The 16-bit float with these bits."""
+    if dtype == torch.bfloat16:  # the upper half of a float32
+        return float(np.uint32(bits << 16).view(np.float32))
+    return float(np.uint16(bits).view(np.float16))
 
 
 class Dropout(torch.autograd.Function):
     """``y = x * keep / (1 - p)`` with ``keep`` Bernoulli(1 - p), independent for every entry."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, p: float) -> torch.Tensor:
-        """x: any shape, any floating dtype; 0 < p < 1."""
-        dropped = round(p * RESOLUTION)
-        ctx.scale = RESOLUTION / (RESOLUTION - dropped)
-        keep = Bits.keep(x.shape, dropped)
-        ctx.save_for_backward(keep)
-        return _kept(x, keep, ctx.scale)
+    def forward(ctx: Any, x: torch.Tensor, dropped: int) -> torch.Tensor:
+        """x: any shape, any floating dtype; dropped: p in units of 1 / `RESOLUTION`, from 1 to `MOST`."""
+        drawn = Bits.below(x.shape, 0)
+        ctx.dropped = dropped
+        ctx.save_for_backward(drawn)
+        return _kept(x, drawn, dropped)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         """dx = dy * keep / (1 - p)."""
-        (keep,) = ctx.saved_tensors
-        return _kept(grad, keep, ctx.scale), None
+        (drawn,) = ctx.saved_tensors
+        return _kept(grad, drawn, ctx.dropped), None
 
 
 def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
-    """`Dropout` of ``x``; for a p that needs no decision, ``x`` or zeros."""
-    if 0 < round(p * RESOLUTION) < RESOLUTION:
-        return Dropout.apply(x, p)
-    return nn.functional.dropout(x, p)
+    """`Dropout` of ``x``, or torch's own for a p that needs no decision, or is too near to 1 to be compared with."""
+    dropped = round(p * RESOLUTION)
+    return Dropout.apply(x, dropped) if 0 < dropped <= MOST else nn.functional.dropout(x, p)
 
 
 class CpuDropout(nn.Dropout):

@@ -34,7 +34,7 @@ def by_formula(query, key, value, mask, p) -> torch.Tensor:
     """softmax, a mask drawn at once from the same generator, and autograd."""
     weights = (query @ key.transpose(2, 3) * query.shape[-1] ** -0.5 + mask).softmax(-1)
     dropped = round(p * RESOLUTION)
-    keep = Bits.keep(weights.shape, dropped) != 0
+    keep = Bits.below(weights.shape, dropped) >= 0
     return (weights * keep * (RESOLUTION / (RESOLUTION - dropped)) @ value).transpose(1, 2)
 
 

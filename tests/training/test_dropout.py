@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from peftbench.training import dropout
-from peftbench.training.dropout import DECIDING, LENGTH, TAP, Bits, CpuDropout
+from peftbench.training.dropout import DECIDING, LENGTH, MOST, RESOLUTION, TAP, Bits, CpuDropout
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 
@@ -18,7 +18,7 @@ def _seeded() -> None:
     Bits.seed(0)
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_it_drops_the_share_p_and_keeps_the_mean(p, dtype) -> None:
     count = 400_000
@@ -28,6 +28,17 @@ def test_it_drops_the_share_p_and_keeps_the_mean(p, dtype) -> None:
     assert abs(dropped - p) < 5 * (p * (1 - p) / count) ** 0.5 + 2**-16
     kept = y[y != 0]
     assert torch.allclose(kept, torch.full_like(kept, 1 / (1 - p)), rtol=2**-8 if dtype == torch.bfloat16 else 2**-14)
+
+
+@pytest.mark.parametrize("dropped", [1, 2, 127, 128, 129, 3277, 2**14, MOST - 1, MOST])
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16])
+def test_every_number_below_is_dropped_and_no_other(dtype, dropped) -> None:
+    # As if the generator gave each number once: as bits of 16-bit floats some are tiny, infinite, or no numbers.
+    drawn = torch.arange(RESOLUTION, dtype=torch.int16)
+    y = dropout._kept(torch.ones(RESOLUTION, dtype=dtype), drawn, dropped)
+    assert torch.equal(y != 0, drawn >= dropped)
+    expected = RESOLUTION / (RESOLUTION - dropped)
+    assert torch.allclose(y[dropped:], torch.full_like(y[dropped:], expected), rtol=2**-7, atol=0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -100,7 +111,7 @@ def test_its_period_is_full() -> None:
 def test_entries_are_independent_of_their_neighbours() -> None:
     # Within a number, and from one number to others: the next, and those it is made of.
     count = 12 * LENGTH
-    keep = (Bits.keep(torch.Size([count]), 2**14) != 0).double() - 0.5
+    keep = (Bits.below(torch.Size([count]), 2**14) >= 0).double() - 0.5
     for lag in (1, 2, 3, 4, 5, 8, 4 * TAP, 4 * (LENGTH - TAP), 4 * LENGTH, 4 * LENGTH + 4, 8 * LENGTH):
         correlation = float((keep[lag:] * keep[:-lag]).mean() / 0.25)
         assert abs(correlation) < 5 / (count - lag) ** 0.5
