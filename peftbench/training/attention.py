@@ -22,8 +22,9 @@ NAME = "cpu"
 """Under which `attention` is known to transformers."""
 PADDED = "sdpa_padded"
 """Under which its own SDPA is known that takes a mask for padding, see `_padding`."""
-PART = 2**20
-"""Scores that are worked on at a time, at most: 2 MB in bf16 (more where one head of one item has more)."""
+PART = 3 * 2**19
+"""Scores that are worked on at a time, at most: 3 MB in bf16 (more where one head of one item has more). With 12 heads
+these are two items of 256 tokens, or half of one of 512; less is more calls, more leaves the caches."""
 
 
 class Attention(torch.autograd.Function):
