@@ -150,7 +150,7 @@ def test_a_contender_that_fails_is_shown_and_the_others_are_measured(monkeypatch
     page = capsys.readouterr().out
     assert "- QLoRA, ours: RuntimeError: no such kernel" in page
     assert [row[1] for row in cells(page, "tiny, q/v")][1] == "–"
-    assert ["QLoRA's linear layers ≤ 0.16 × fp32", "tiny, q/v", "–", "–", "not measured"] in cells(page, "Goals")
+    assert ["QLoRA's linear layers ≤ 0.16 × fp32", "tiny, q/v", "–", "–", "–", "not measured"] in cells(page, "Goals")
 
 
 @needs_movies
