@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import os
 
-KEPT = 64
-"""Shapes; a step of full fine-tuning has about 30."""
-VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-"""Of oneDNN itself, and of torch's layer above it. Read when the first product is computed."""
+KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": 64, "LRU_CACHE_CAPACITY": 32}
+"""Shapes: of oneDNN itself, and of each kind of product in torch's layer above it (plain, and with a bias); a step of
+full fine-tuning has about 30. The variables are read when the first product is computed."""
 
 
 def bound_caches() -> None:
     """Keep kernels of `KEPT` shapes, unless the environment says otherwise; call it before the first product."""
-    for name in VARIABLES:
-        os.environ.setdefault(name, str(KEPT))
+    for name, shapes in KEPT.items():
+        os.environ.setdefault(name, str(shapes))

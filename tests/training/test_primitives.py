@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from peftbench.training.primitives import KEPT, VARIABLES, bound_caches
+from peftbench.training.primitives import KEPT, bound_caches
 
-SHAPES = 3 * KEPT
+SHAPES = 3 * max(KEPT.values())
 PROGRAM = """
 import ctypes, json, os, sys
-from peftbench.training.primitives import VARIABLES, bound_caches
-for name in VARIABLES:
+from peftbench.training.primitives import KEPT, bound_caches
+for name in KEPT:
     os.environ.pop(name, None)
 if sys.argv[1] == "bounded":
     bound_caches()
@@ -53,9 +53,9 @@ def test_kernels_of_shapes_no_longer_used_are_let_go() -> None:
 
 
 def test_what_the_environment_says_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = VARIABLES
+    first, second = KEPT
     monkeypatch.setenv(first, "7")
     monkeypatch.setenv(second, "")
     monkeypatch.delenv(second)
     bound_caches()
-    assert (os.environ[first], os.environ[second]) == ("7", str(KEPT))
+    assert (os.environ[first], os.environ[second]) == ("7", str(KEPT[second]))
