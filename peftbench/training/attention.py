@@ -16,12 +16,14 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from peftbench.training.dropout import INTEGERS, RESOLUTION, Bits
+from peftbench.training.dropout import RESOLUTION, Bits
 
 NAME = "cpu"
 """Under which `attention` is known to transformers."""
 PADDED = "sdpa_padded"
 """Under which its own SDPA is known that takes a mask for padding, see `_padding`."""
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By the bytes of a floating dtype."""
 PART = 3 * 2**19
 """Scores that are worked on at a time, at most: 3 MB in bf16 (more where one head of one item has more). With 12 heads
 these are two items of 256 tokens, or half of one of 512; less is more calls, more leaves the caches."""

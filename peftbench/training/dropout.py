@@ -22,8 +22,6 @@ DECIDING = 0x7FFF7FFF7FFF7FFF
 """Which bits of a number decide: all but the sign of each 16."""
 LENGTH, TAP = 132049, 7000
 """x^LENGTH + x^TAP + 1 is primitive over GF(2) (Heringa, Blöte and Compagner, 1992); 1 MB of numbers."""
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""By the bytes of a floating dtype."""
 
 
 class Bits:
@@ -58,7 +56,7 @@ class Bits:
 
     @classmethod
     def below(cls, shape: torch.Size, dropped: int) -> torch.Tensor:
-        """int16 of that shape: negative (drop) with probability ``dropped / RESOLUTION``."""
+        """int16 of that shape: uniform in [0, 2^15) less ``dropped``, so negative with probability dropped / 2^15."""
         count = shape.numel()
         words = torch.empty(-(-count // 4), dtype=torch.int64)
         rest = words
@@ -66,7 +64,6 @@ class Bits:
             if cls.used == LENGTH:
                 cls.step()
             given = cls.now[cls.used : cls.used + len(rest)]
-            # Uniform in [0, 2^15), less `dropped`.
             torch.sub(given.view(torch.int16), dropped, out=rest[: len(given)].view(torch.int16))
             cls.used += len(given)
             rest = rest[len(given) :]
@@ -79,7 +76,7 @@ Bits.seed(0)
 def _kept(x: torch.Tensor, drawn: torch.Tensor, dropped: int) -> torch.Tensor:
     """``x / (1 - p)`` where ``drawn``, uniform in [0, 2^15), is ``dropped`` or more, else 0."""
     if x.element_size() == drawn.element_size():
-        # Positive 16-bit floats come in the order of their bits, and what is no number after them all, is not below.
+        # Positive 16-bit floats are in the order of their bits. NaNs have the largest, and are never found below.
         numbers, last = drawn.view(x.dtype), _float(dropped - 1, x.dtype)
     else:
         numbers, last = drawn.to(x.dtype), float(dropped - 1)
