@@ -31,6 +31,8 @@ class Layout:
     heads: str
     read: Literal["first", "last"]
     """Which real token of a sequence a classifier's head reads: its output token."""
+    norm: Literal["before", "after"]
+    """Whether a block's input is normalised, or the sum of its input and its output."""
     total_width: str | None = None
     """Attribute of ``core``: channels of all heads, where the attention reads it."""
 
@@ -47,6 +49,7 @@ BERT = Layout(
     head_width="attention_head_size",
     heads="num_attention_heads",
     read="first",
+    norm="after",
 )
 LAYOUTS = {
     **dict.fromkeys(("bert", "electra", "roberta", "xlm-roberta"), BERT),
@@ -62,6 +65,7 @@ LAYOUTS = {
         head_width="attention_head_size",
         heads="n_heads",
         read="first",
+        norm="after",
     ),
     "gpt2": Layout(
         layers="h",
@@ -75,6 +79,7 @@ LAYOUTS = {
         head_width="head_dim",
         heads="num_heads",
         read="last",
+        norm="before",
         total_width="split_size",
     ),
 }

@@ -1,7 +1,9 @@
-"""Hidden states are cast once for q, k and v, where autocast would cast them for each, and each gradient back.
+"""Hidden states are cast once for all that reads them, where autocast would cast them for each, and each gradient back.
 
-A norm answers in float32 under autocast; what is multiplied is the same either way. The three gradients are added in
-the dtype that they were computed in, and cast back once.
+A norm answers in float32 under autocast on a GPU: its answer is cast for q, k and v together, and what is multiplied is
+the same either way. On a CPU it answers in the dtype that it is given, so that a cast at the door of a layer keeps all
+in it at half the bytes: what the residual adds up is rounded as the products that it adds are. That is done where a
+norm comes after each addition, as in BERT, and not where sums run through the whole network (GPT-2).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from peftbench.models.mixin import mix_in, take_out
 
 
 class OneCast:
-    """Mixed in before the class that computes attention; it comes after any other mixin (see `mixin.take_out`)."""
+    """Mixed in before the class of a layer or of its attention, after any other mixin (see `mixin.take_out`)."""
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """hidden_states: (items, length, d), and so ``attended`` where there are fewer queries than keys."""
@@ -29,12 +31,13 @@ class OneCast:
         return super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]  # a mixin
 
 
-def install(model: nn.Module) -> None:
+def install(model: nn.Module, device: torch.device) -> None:
     """Cast once in every layer, in place, where the blocks are known and q, k and v are layers of their own."""
     found = layouts.find(model)
     if found is not None and len(found.layout.projections) > 1:
+        whole = device.type == "cpu" and found.layout.norm == "after"
         for layer in found.layers:
-            mix_in(layer.get_submodule(found.layout.core), OneCast)
+            mix_in(layer if whole else layer.get_submodule(found.layout.core), OneCast)
 
 
 def uninstall(model: nn.Module) -> None:
