@@ -42,8 +42,8 @@ class Contextual(Sparsity):
     """Whether the token that a classifier's head reads (the first, in a decoder the last) goes through all hidden
     channels, as the paper's output tokens do; it costs next to nothing. Other tasks have no such token: ``sparse``."""
     layers: tuple[int, ...] | None
-    """Layers (from 0) that may be sparse; null: all but the first sixth, and at least the first, and but the last one
-    where only the token that is read is computed there."""
+    """Layers (from 0) that may be sparse; null: all but the last one where only the token that is read is computed
+    there, and without ``ratio``, as nothing measures then what they are worth, but the first sixth (at least one)."""
     dense_start: float
     """Fraction of the steps at the start that are dense."""
     dense_end: float
@@ -53,6 +53,9 @@ class Contextual(Sparsity):
     """Rank of the SVD that predicts activations."""
     calibration_batches: int = Field(ge=0)
     """Training batches on which sensitivities are measured, to divide ``ratio`` over the blocks; 0: none."""
+    recalibrations: int = Field(ge=0)
+    """How many times during the sparse steps, evenly spread, means and predictions are measured again on as many
+    batches: training changes what they say. 0: never, as where there are none."""
 
     @field_validator("ratio")
     @classmethod
@@ -91,12 +94,14 @@ class Contextual(Sparsity):
         if self.calibration_batches == 0 and (self.ratio is not None or self.fill != "zero"):
             raise ValueError(
                 "a target, means and predictions come from calibration: write sparsity.calibration_batches=4, or "
-                "sparsity.ratio=null and sparsity.fill=zero to do without"
+                "sparsity.ratio=null, sparsity.fill=zero and sparsity.recalibrations=0 to do without"
             )
         if self.calibration_batches > 0 and self.ratio is None and self.fill == "zero":
             raise ValueError(
                 "nothing would be calibrated: write sparsity.ratio=0.45, or sparsity.calibration_batches=0"
             )
+        if self.recalibrations > 0 and self.fill == "zero":
+            raise ValueError("fill=zero has nothing to measure again: write sparsity.recalibrations=0")
         return self
 
     def conflict(self, run: RunConfig) -> str | None:

@@ -84,7 +84,8 @@ class Block(ABC):
 
     def stand_at(self, moments: predictor.Moments) -> None:
         """Channels that are left out stand at their means from now on, and are chosen accordingly."""
-        self.moments, self._slicings[-1].mean = moments, moments.mean
+        self.moments = moments
+        self._slicings[-1].stand_at(moments.mean)
 
     def means(self, x: Tensor) -> Tensor:
         """The mean of each sequence, float32, shape (sequences, k)."""

@@ -83,7 +83,7 @@ class FeedForward(Block):
             lost = (
                 predictor.importance(activations)
                 if moments is None
-                else predictor.importance(activations, moments.stand_in(means), moments.variance)
+                else predictor.distance(activations, moments.stand_in(means), moments)
             )
         return lost.topk(predictor.channels_kept(self.channels, self.ratio), sorted=False).indices
 

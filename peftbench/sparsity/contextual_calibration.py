@@ -20,6 +20,7 @@ from peftbench.errors import UserError
 from peftbench.measuring.mode import mode
 from peftbench.sparsity.contextual_block import Block, Now
 from peftbench.sparsity.contextual_blocks import FeedForward
+from peftbench.sparsity.contextual_linear import base_weight
 from peftbench.sparsity.contextual_predictor import Moments
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def input_moments(trial: Trial, blocks: Iterable[Block], linear: bool = False) -
     finally:
         for handle in handles:
             handle.remove()
-    return {block: total.moments() for block, total in sums.items()}
+    return {block: total.moments(base_weight(block.inner)) for block, total in sums.items()}
 
 
 RIDGE = 0.01
@@ -142,12 +143,12 @@ class Sums:
                 found += [x.sum(dim=0), x.T @ x, x.T @ h]
         self.totals = [a + b for a, b in zip(self.totals, found, strict=True)] if self.totals else found
 
-    def moments(self) -> Moments:
-        """Of all tokens that were added."""
+    def moments(self, inner: Tensor) -> Moments:
+        """Of all tokens that were added; ``inner``: the weight (out, d) that h is multiplied by."""
         mean, square, *inputs = (total / self.count for total in self.totals)
-        variance = (square - mean.square()).clamp(min=0)
+        variance, reach = (square - mean.square()).clamp(min=0), inner.float().square().sum(dim=0)
         if not inputs:
-            return Moments(mean, variance)
+            return Moments(mean, variance, reach)
         input_mean, square_x, products = inputs
         covariance = square_x - torch.outer(input_mean, input_mean)
         cross = products - torch.outer(input_mean, mean)
@@ -155,7 +156,7 @@ class Sums:
         slope = torch.linalg.solve(covariance + ridge * torch.eye(len(covariance)).to(covariance), cross)
         # The part of the variance that the prediction says: 2 P'C - P'VP, channel by channel.
         said = (slope * (2 * cross - covariance @ slope)).sum(dim=0)
-        return Moments(mean, (variance - said).clamp(min=0), slope, input_mean)
+        return Moments(mean, (variance - said).clamp(min=0), reach, slope, input_mean)
 
 
 def sensitivities(trial: Trial, blocks: Mapping[Block, list[float]]) -> Table:

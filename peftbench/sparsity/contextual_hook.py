@@ -46,7 +46,7 @@ class ContextualHook(Hook):
                 "taken at every token and all would be dense: write sparsity.output_tokens=sparse"
             )
         self.blocks: list[Block] = []
-        for number in _chosen_layers(sparsity.layers, layers):
+        for number in _chosen_layers(sparsity, layers):
             kinds = [FeedForward] * (sparsity.ffn > 0) + [Attention] * (sparsity.attention > 0)
             self.blocks += [kind(self.now, number, layers[number], self.layout) for kind in kinds]
         self.dense_per_token = sum(
@@ -54,6 +54,8 @@ class ContextualHook(Hook):
         )
         self.sensitivities: calibration.Table = {}
         self.steps, self.total_steps = range(0), 0
+        self.again: set[int] = set()
+        """Steps before which stand-ins are measured again."""
         self._tokens = self._computed = self._dense = 0
         attached.model.register_forward_pre_hook(self._see, with_kwargs=True)
 
@@ -64,18 +66,31 @@ class ContextualHook(Hook):
         menus = {block: calibration.menu(self._largest(block)) for block in self.blocks}
         if self.sparsity.ratio is not None:  # out of reach? then before anything is measured
             calibration.divide(self.sparsity.ratio, self._savings(menus), self._savings(menus))
-        few = [calibration.few_items(b) for b in itertools.islice(batches, self.sparsity.calibration_batches)]
-        trial = calibration.Trial(self.model, self.base, self.now, few, loss, self._looked_at)
-        if self.sparsity.fill != "zero":
-            linear = self.sparsity.fill == "linear"
-            for block, moments in calibration.input_moments(trial, self.blocks, linear).items():
-                block.stand_at(moments)
+        self._batches, self._loss = batches, loss
+        trial = self._trial()
+        self._measure(trial)
         chosen = {block.name: ratios[0] for block, ratios in menus.items()}
         if self.sparsity.ratio is not None:
             self.sensitivities = calibration.sensitivities(trial, menus)
             chosen = calibration.divide(self.sparsity.ratio, self._savings(menus), self.sensitivities)
         for block in self.blocks:
             block.ratio = chosen[block.name]
+
+    def recalibrate(self) -> None:
+        """Measure again, on the next batches, what stands for channels that are left out; ratios stay."""
+        self._measure(self._trial())
+
+    def _trial(self) -> calibration.Trial:
+        """With the next batches."""
+        few = [calibration.few_items(b) for b in itertools.islice(self._batches, self.sparsity.calibration_batches)]
+        return calibration.Trial(self.model, self.base, self.now, few, self._loss, self._looked_at)
+
+    def _measure(self, trial: calibration.Trial) -> None:
+        """What is left out stands from now on at what the network, as it is now, makes of it."""
+        if self.sparsity.fill != "zero":
+            linear = self.sparsity.fill == "linear"
+            for block, moments in calibration.input_moments(trial, self.blocks, linear).items():
+                block.stand_at(moments)
 
     def _savings(self, menus: Mapping[Block, list[float]]) -> calibration.Table:
         return {
@@ -87,7 +102,8 @@ class ContextualHook(Hook):
         """Count out the dense start and end."""
         first = math.ceil(self.sparsity.dense_start * total_steps)
         self.steps = range(first, max(first, total_steps - math.ceil(self.sparsity.dense_end * total_steps)))
-        self.total_steps = total_steps
+        self.total_steps, times = total_steps, self.sparsity.recalibrations
+        self.again = {self.steps[len(self.steps) * i // times] for i in range(times)} - {0} if self.steps else set()
         self.now.sparse = 0 in self.steps
         self._computed = self._dense = 0
 
@@ -98,7 +114,12 @@ class ContextualHook(Hook):
         self._computed += whole - sum(block.skipped for block in self.blocks)
 
     def after_step(self, step: int) -> None:
-        """Sparse or not in the next step; after the last one as in the sparse ones, whose FLOPs are to be counted."""
+        """Sparse or not in the next step; after the last one as in the sparse ones, whose FLOPs are to be counted.
+
+        What training has changed since is measured again in time.
+        """
+        if step + 1 in self.again:
+            self.recalibrate()
         self.now.sparse = step + 1 in self.steps or (step + 1 == self.total_steps and len(self.steps) > 0)
 
     def metrics(self) -> dict[str, float]:
@@ -111,6 +132,7 @@ class ContextualHook(Hook):
             "sparsity": {
                 "sparse_steps": len(self.steps),
                 "dense_steps": self.total_steps - len(self.steps),
+                "measured_again_before_steps": sorted(self.again),
                 "ratios": {block.name: block.ratio for block in self.blocks},
                 "left_out_of_a_sparse_step": sum(b.skipped_at(b.ratio) for b in self.blocks if b.ratio)
                 / self.dense_per_token,
@@ -142,16 +164,20 @@ class ContextualHook(Hook):
         return mask.nonzero(as_tuple=True)
 
 
-def _chosen_layers(asked: tuple[int, ...] | None, layers: list[nn.Module]) -> list[int]:
+def _chosen_layers(sparsity: Contextual, layers: list[nn.Module]) -> list[int]:
     """Numbers of the layers that may be sparse."""
-    count = len(layers) - isinstance(layers[-1], FirstTokenLayer)
+    asked, count = sparsity.layers, len(layers) - isinstance(layers[-1], FirstTokenLayer)
     if asked is None:
-        found = list(range(max(1, len(layers) // 6), count))
-        if not found:
+        early = 0 if sparsity.ratio is not None else max(1, len(layers) // 6)
+        if early >= count:
             raise UserError(
-                "sparsity=contextual leaves the first layer dense, and no other is left: write sparsity.layers=[0]"
+                "sparsity=contextual: the only layer is the last one, of which only the token that the classifier "
+                "reads is computed anyway: write sparsity=none"
+                if count == 0
+                else "sparsity=contextual leaves the first layer dense where no ratio is asked for, and no other is "
+                "left: write sparsity.layers=[0]"
             )
-        return found
+        return list(range(early, count))
     if too_large := [number for number in asked if number >= len(layers)]:
         raise UserError(
             f"sparsity.layers={list(asked)}: there is no layer {too_large[0]}, they are 0 to {len(layers) - 1}"

@@ -52,6 +52,11 @@ class Slicing:
     held: dict[Any, Tensor] = field(default_factory=dict)
     """Copies of frozen tensors, by what they are and their dtype."""
 
+    def stand_at(self, mean: Tensor) -> None:
+        """Set `mean`, and forget what was made of the one before."""
+        self.mean = mean
+        self.held = {key: tensor for key, tensor in self.held.items() if key[0] not in ("mean", "shift")}
+
 
 class Sliced:
     """Mixed in before a linear class: computes what the choice says, and all of it where there is none."""

@@ -89,6 +89,8 @@ class Moments:
     """m, shape (d,)."""
     variance: Tensor
     """Shape (d,): of what `stand_in` does not say."""
+    reach: Tensor
+    """Shape (d,): squared length of the column by which the inner layer multiplies a channel."""
     slope: Tensor | None = None
     """P, shape (k, d), of the least-squares prediction ``m + (x - mean x) P`` from the block's input; None: m alone."""
     input_mean: Tensor | None = None
@@ -105,21 +107,27 @@ class Moments:
         return torch.addmm(self.mean, means - self.input_mean, self.slope)
 
 
-def importance(activations: Tensor, stand_in: Tensor | None = None, variance: Tensor | None = None) -> Tensor:
-    """How much is lost with each channel, shape (d,).
-
-    With nothing but the prediction a of the sequences' means: ``||a||``, the loss if the channel stands at 0. With what
-    it stands at instead, s, the expected squared distance, ``mean (a - s)^2 + variance``: what the batch at hand says
-    beside what varies from token to token, which no mean of a sequence can say.
+def importance(activations: Tensor) -> Tensor:
+    """``||a||``, shape (d,): how much is lost with each channel if it stands at 0, as the paper has it.
 
     Args:
-        activations: a, shape (sequences, d).
-        stand_in: s, shape (sequences or 1, d).
-        variance: shape (d,).
+        activations: a, predicted for the sequences' means, shape (sequences, d).
     """
-    if stand_in is None or variance is None:
-        return activations.norm(dim=0)
-    return (activations - stand_in).square().mean(dim=0) + variance
+    return activations.norm(dim=0)
+
+
+def distance(activations: Tensor, stand_in: Tensor, moments: Moments) -> Tensor:
+    """``||w||^2 (mean (a - s)^2 + variance)``, shape (d,): expected squared change of the output with each channel.
+
+    What the batch at hand says, beside what varies from token to token, which no mean of a sequence can say; and how
+    far the layer that comes next carries it. In trained networks a few columns w are many times as long as others.
+
+    Args:
+        activations: a, predicted for the sequences' means, shape (sequences, d).
+        stand_in: s, what a channel stands at instead, shape (sequences or 1, d).
+        moments: of the same channels.
+    """
+    return moments.reach * ((activations - stand_in).square().mean(dim=0) + moments.variance)
 
 
 def head_channels(scores: Tensor, heads: int, count: int) -> Tensor:
@@ -138,7 +146,7 @@ def head_channels(scores: Tensor, heads: int, count: int) -> Tensor:
 def attention_channels(
     predicted: Tensor, heads: int, count: int, moments: Moments | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Channels that q and k share, by ``||q|| ||k||``, and those of v, by `importance`; see `head_channels`.
+    """Channels that q and k share, by ``||q|| ||k||``, and those of v by what is lost; see `head_channels`.
 
     Args:
         predicted: q, k and v, shape (3, sequences, d).
@@ -146,7 +154,7 @@ def attention_channels(
     """
     q, k, v = predicted
     scores = q.norm(dim=0) * k.norm(dim=0)
-    lost = importance(v) if moments is None else importance(v, moments.mean[None], moments.variance)
+    lost = importance(v) if moments is None else distance(v, moments.mean[None], moments)
     return head_channels(scores, heads, count), head_channels(lost, heads, count)
 
 

@@ -70,7 +70,7 @@ def batch(padding: int = 0) -> dict[str, Tensor]:
 
 def options(**changes: Any) -> Contextual:
     given = {"ratio": None, "ffn": 0.75, "attention": 0.5, "layers": None, "dense_start": 0.0, "predictor_rank": 8}
-    given |= {"fill": "zero", "dense_end": 0.0, "output_tokens": "sparse"}
+    given |= {"fill": "zero", "dense_end": 0.0, "output_tokens": "sparse", "recalibrations": 0}
     return Contextual(**{"name": "contextual", "calibration_batches": 0, **given, **changes})
 
 

@@ -86,6 +86,48 @@ def test_a_layer_that_computes_one_token_is_not_sparse():
     assert [block.number for block in options(layers=(0,)).hook(attached).blocks] == [0, 0]
 
 
+def test_with_a_target_the_first_layer_is_no_exception():
+    attached = network("bert")
+    last_layer.install(attached.model)
+    hook = options(ratio=0.1, calibration_batches=1).hook(attached)
+    assert sorted({block.number for block in hook.blocks}) == [0, 1], "sensitivities say which are left alone"
+    del attached.model.get_base_model().bert.encoder.layer[:2]
+    with pytest.raises(UserError, match=r"the only layer is the last one.*: write sparsity=none"):
+        options(ratio=0.1, calibration_batches=1).hook(attached)
+
+
+@pytest.mark.parametrize("fill", ["mean", "linear"])
+def test_measured_again_it_is_as_if_it_had_not_been_before(fill):
+    attached, asked = network("bert"), {"fill": fill, "calibration_batches": 1, "ratio": 0.2}
+    hook = sparse(attached, **asked, recalibrations=2)
+    attached.model(**batch())  # what is kept of the first measurement is there
+    with torch.no_grad():
+        for _, parameter in attached.trainable():
+            parameter.mul_(1.5)
+    late = copy.deepcopy(network("bert"))
+    late.model.load_state_dict(attached.model.state_dict())
+    assert hook.again == {5}
+    hook.after_step(3)
+    stale = attached.model(**batch()).logits
+    hook.after_step(4)
+    found = attached.model(**batch()).logits
+    fresh = sparse(late, **asked)
+    for block, other in zip(fresh.blocks, hook.blocks, strict=True):
+        block.ratio = other.ratio  # these stay
+    expected = late.model(**batch()).logits
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+    assert not torch.allclose(stale, found, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("dense_start", "times", "steps"), [(0.2, 3, [2, 4, 7]), (0.0, 2, [5]), (0.9, 4, [9]), (0.2, 0, [])]
+)
+def test_when_it_is_measured_again(dense_start, times, steps):
+    asked = {"fill": "mean", "calibration_batches": 1, "dense_start": dense_start}
+    hook = sparse(network("bert"), **asked, recalibrations=times)
+    assert hook.decisions()["sparsity"]["measured_again_before_steps"] == steps
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_padding_has_no_say(architecture):
     attached = network(architecture)

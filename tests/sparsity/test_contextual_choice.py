@@ -11,6 +11,7 @@ from peftbench.errors import Skip, UserError
 from peftbench.methods.base import Attached
 from peftbench.sparsity import contextual_calibration as calibration
 from peftbench.sparsity import contextual_predictor as predictor
+from peftbench.sparsity.contextual_linear import base_linear
 
 from .contextual_nets import batch, given, network, options, sparse
 
@@ -138,14 +139,21 @@ def test_moments_are_those_of_real_tokens(architecture):
         tokens = seen[block.name][batch()["attention_mask"].bool()].float()
         torch.testing.assert_close(block.moments.mean, tokens.mean(dim=0), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(block.moments.variance, tokens.var(dim=0, correction=0), rtol=1e-3, atol=1e-4)
+        # One channel after the other put into the layer: how far its answer moves.
+        each = torch.eye(len(block.moments.mean), dtype=torch.float64)
+        moved = base_linear(block.inner)(each) - base_linear(block.inner)(torch.zeros_like(each))
+        torch.testing.assert_close(block.moments.reach.double(), moved.square().sum(dim=1), rtol=1e-4, atol=1e-6)
 
 
-def test_importance_is_the_expected_loss():
-    # Two sequences whose tokens lie around their means: the mean squared distance from m over all tokens.
+def test_distance_is_the_expected_change_of_the_output():
+    # Two sequences whose tokens lie around their means: over all tokens, how far the next layer's answer moves.
     means, noise, m = seeded(2, 6), seeded(2, 1000, 6, seed=1), seeded(6, seed=2)
     noise = (noise - noise.mean(dim=1, keepdim=True)) * torch.tensor([0.1, 3, 0.1, 1, 2, 0.5])
-    expected = (means[:, None] + noise - m).square().mean(dim=(0, 1))
-    torch.testing.assert_close(predictor.importance(means, m[None], noise.square().mean(dim=(0, 1))), expected)
+    weight, h = seeded(4, 6, seed=3), means[:, None] + noise
+    change = (h - m)[..., None, :] * weight  # of each output by each channel
+    moments = predictor.Moments(m, noise.square().mean(dim=(0, 1)), weight.square().sum(dim=0))
+    expected = change.square().sum(dim=-2).mean(dim=(0, 1))
+    torch.testing.assert_close(predictor.distance(means, m[None], moments), expected)
     torch.testing.assert_close(predictor.importance(means), means.square().sum(dim=0).sqrt())
 
 
@@ -169,7 +177,8 @@ def test_hidden_channels_that_are_left_out_are_those_of_least_importance(fill):
         stand_in = block.moments.mean.expand(3, -1)
         if fill == "linear":
             stand_in = stand_in + (means - block.moments.input_mean) @ block.moments.slope
-        lost = (activations - stand_in).square().mean(dim=0) + block.moments.variance
+        columns = block.layer.output.dense.weight.float().square().sum(dim=0)
+        lost = columns * ((activations - stand_in).square().mean(dim=0) + block.moments.variance)
     assert sorted(block.choice.index.tolist()) == sorted(lost.topk(16).indices.tolist())
 
 
@@ -180,7 +189,7 @@ def test_stand_ins_are_the_least_squares_prediction():
     sums = calibration.Sums(linear=True)
     for part in (slice(0, 150), slice(150, 400)):
         sums.add(h[part], x[part])
-    found = sums.moments()
+    found = sums.moments(torch.ones(1, 9))
     # Ridge regression by augmented rows: sqrt(400 lambda) I beside zeros.
     centred, ridge = x - x.mean(0), calibration.RIDGE * x.var(dim=0, correction=0).mean()
     rows = torch.cat([centred, (400 * ridge).sqrt() * torch.eye(6)]).double()

@@ -4,6 +4,7 @@ at short ones and one text a step, where it saves least."""
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ ON_DEVICE = True
 WARMUP = 3
 GPU_STEPS = 20
 GENTLE = 0.2
+TRAINING = 375
+"""Steps of a training, as those of docs/results/contextual.md have: what calibrating again is spread over."""
 VARIANTS: dict[str, tuple[str, ...]] = {"contextual": (), "gentle": (f"sparsity.ratio={GENTLE}",)}
 """What is left out by default, and less, of which docs/results/contextual.md says what accuracy it keeps."""
 QUICK = ("sparsity.ratio=0.25", "sparsity.layers=[0]")
@@ -82,6 +85,13 @@ def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:
         warmup=1 if options.quick else WARMUP,
         wait=lambda: synchronize(device),
     )
+    again = interleave(
+        {key: hook.recalibrate for key, (_, hook) in sparse.items()},
+        options.repetitions,
+        1,
+        warmup=1,
+        wait=lambda: synchronize(device),
+    )
     return {
         "name": name,
         "long": long,
@@ -90,7 +100,11 @@ def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:
         "device": case.device,
         "steps_per_turn": steps,
         "variants": {
-            key: {"options": found.context.run.dump()["sparsity"], "decisions": hook.decisions()["sparsity"]}
+            key: {
+                "options": found.context.run.dump()["sparsity"],
+                "decisions": hook.decisions()["sparsity"],
+                "recalibration_ms": again.ms[key],
+            }
             for key, (found, hook) in sparse.items()
         },
         "order": [list(turn) for turn in turns.order],
@@ -132,8 +146,10 @@ def page(results: dict[str, Any]) -> str:
         f"process and take turns, {results['rounds']} round(s) after warm-up; a turn begins with an untimed step. A "
         "ratio is taken within each round; shown is the median over rounds, and from the smallest to the largest. A "
         "step is forward, backward, clipping and fused AdamW, after the dense start; choosing channels is part of "
-        "it, calibration before the training is not. *Whole training* is what follows for all steps, as some at the "
-        "start and at the end are dense. FLOPs are counted op by op over a whole step."
+        "it, calibration before the training and during it is not. *Calibrating again* is what one such time takes, in "
+        f"steps of our LoRA. *Whole training* is what follows for all of {TRAINING} steps, as many as those of "
+        "docs/results/contextual.md: some at the start and at the end are dense, and stand-ins are measured again on "
+        "the way. FLOPs are counted op by op over a whole step."
     )
     cases = results["cases"]
     parts = {"Goals": _goals(cases), "Steps": _steps(cases), "What is left out": _left_out(cases)}
@@ -152,7 +168,7 @@ def _goals(cases: list[dict[str, Any]]) -> str:
 
 def _steps(cases: list[dict[str, Any]]) -> str:
     columns = ["", "Ratio", "PEFT's LoRA, ms/step", "our LoRA, ms/step", "contextual, ms/step", "× PEFT's", "From–to"]
-    columns += ["× ours", "From–to", "Whole training, × ours", "MFLOP/token", "× PEFT's", "× ours"]
+    columns += ["× ours", "From–to", "Calibrating again", "Whole training, × ours", "MFLOP/token", "× PEFT's", "× ours"]
     return markdown.table(columns, [_row(case, variant) for case in cases for variant in _variants(case)])
 
 
@@ -167,22 +183,30 @@ def _row(case: dict[str, Any], variant: str) -> list[str]:
     times = [series(case, "ms", name) or [] for name in (*LORA, variant)]
     faster = [ratios(case, "ms", lora, variant) for lora in LORA]
     flops = case["contenders"][variant]["flops_per_token"]
-    options = _variants(case)[variant]["options"]
+    options, again = _variants(case)[variant]["options"], _again(case, variant)
     return [
         case["name"] + (" (random weights)" if case["random_weights"] else ""),
         f"{options['ratio']:g}",
         *(f"{median(found):.1f}" for found in times),
         *(text for found in faster for text in (markdown.ratio(found), markdown.spread(found))),
-        f"{_whole(options, median(faster[-1])):.2f}×" if faster[-1] else markdown.NOTHING,
+        f"{again:.2f}" if again else markdown.NOTHING,
+        f"{_whole(options, median(faster[-1]), again):.2f}×" if faster[-1] else markdown.NOTHING,
         f"{flops / 1e6:.2f}" if flops else markdown.NOTHING,
         *(markdown.ratio(ratios(case, "flops_per_token", lora, variant)) for lora in LORA),
     ]
 
 
-def _whole(options: dict[str, Any], faster: float) -> float:
-    """How much faster all steps together are, of which some are dense."""
-    dense: float = options["dense_start"] + options["dense_end"]
-    return 1 / (dense + (1 - dense) / faster)
+def _again(case: dict[str, Any], variant: str) -> float:
+    """Dense steps that one calibration on the way takes; 0 in files from before there were any."""
+    times = _variants(case)[variant].get("recalibration_ms")
+    return median(times) / median(series(case, "ms", "lora") or [math.inf]) if times else 0.0
+
+
+def _whole(options: dict[str, Any], faster: float, again: float) -> float:
+    """How much faster a training is, of which some steps are dense."""
+    dense: float = options["dense_start"] + options["dense_end"] + options.get("recalibrations", 0) * again / TRAINING
+    sparse = 1 - options["dense_start"] - options["dense_end"]
+    return 1 / (dense + sparse / faster)
 
 
 def _left_out(cases: list[dict[str, Any]]) -> str:
