@@ -123,7 +123,8 @@ def build(context: Context, task: Task) -> Attached:
             dropout.install(attached.model)
         read_only = last_layer.install(attached.model)
         record.environment["last_layer"] = "first token" if read_only else "all tokens"
-        one_cast.install(attached.model, context.device)
+        rounded = one_cast.install(attached.model, context.device)
+        record.environment["hidden_states"] = precision.label(context.dtype if rounded else torch.float32)
         if context.device.type == "cpu" and not run.trainer.compile:  # whose kernels add the bias too
             frozen_linear.install(attached.model)
     return attached

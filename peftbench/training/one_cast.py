@@ -31,13 +31,18 @@ class OneCast:
         return super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]  # a mixin
 
 
-def install(model: nn.Module, device: torch.device) -> None:
-    """Cast once in every layer, in place, where the blocks are known and q, k and v are layers of their own."""
+def install(model: nn.Module, device: torch.device) -> bool:
+    """Cast once in every layer, in place, where the blocks are known and q, k and v are layers of their own.
+
+    Returns whether all of a layer then computes in the dtype of autocast, on ``device``.
+    """
     found = layouts.find(model)
-    if found is not None and len(found.layout.projections) > 1:
-        whole = device.type == "cpu" and found.layout.norm == "after"
-        for layer in found.layers:
-            mix_in(layer if whole else layer.get_submodule(found.layout.core), OneCast)
+    if found is None or len(found.layout.projections) == 1:
+        return False
+    whole = device.type == "cpu" and found.layout.norm == "after"
+    for layer in found.layers:
+        mix_in(layer if whole else layer.get_submodule(found.layout.core), OneCast)
+    return whole
 
 
 def uninstall(model: nn.Module) -> None:

@@ -27,7 +27,7 @@ def both(kind: str, first_only: bool, device: torch.device) -> list[nn.Module]:
     if first_only:
         last_layer.install(plain)
     ours = copy.deepcopy(plain)
-    one_cast.install(ours, device)
+    assert one_cast.install(ours, device) == (device == CPU and kind != "gpt2")
     return [plain, ours]
 
 
