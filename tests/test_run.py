@@ -50,6 +50,12 @@ def test_quality_is_recomputed_from_the_predictions_file(tiny_run) -> None:
     assert {key: record.metrics[key] for key in expected} == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_record_says_what_a_layer_computes_in(tiny_run, precision: str) -> None:
+    record, _ = carried_out(tiny_run(f"trainer.precision={precision}", "trainer.max_steps=1", "device=cpu"))
+    assert record.environment["hidden_states"] == precision
+
+
 @pytest.mark.parametrize("method", ["lora", "sparse_lora", "qlora", "hira", "full"])
 def test_the_same_seed_gives_the_same_record_twice(tiny_run, method: str) -> None:
     def figures(seed: int) -> tuple[dict, str]:

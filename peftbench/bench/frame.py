@@ -157,7 +157,12 @@ def _head(measured: dict[str, Any]) -> str:
         told = " ".join(f"{name}={value}" for name, value in told.items())
         items["C allocator"] = f"`{told}`, as runs have it"
     if measured["on_device"]:
-        items["Precision"] = f"{where['precision']}{emulated}, the same for every contender"
+        own = (
+            "; in encoders ours compute norms and sums in it too"
+            if (where["device"], where["precision"]) == ("cpu", "bf16")
+            else ""
+        )
+        items["Precision"] = f"{where['precision']}{emulated}, the same for every contender{own}"
         elsewhere = f"not run (no GPU here; the same command on one writes {measured['benchmark']}-gpu.md)"
         items["GPU"] = "this table" if _on_gpu(measured) else elsewhere
     return markdown.bullets(items)
