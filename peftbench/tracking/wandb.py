@@ -60,6 +60,7 @@ class WandbTracker(Tracker):
             quiet_setup()
             if (mode := self._resolve_mode()) is not None:
                 self._run = self._begin(run, folder, mode)
+                _under_way.add(self._run)
                 self._run.define_metric(STEP, hidden=True, summary="none")
                 # No summary of curves: a validation figure must not stand where the record's figure belongs.
                 self._run.define_metric("*", step_metric=STEP, summary="none")
@@ -159,6 +160,10 @@ class WandbTracker(Tracker):
             logger.warning("W&B tracking stopped at %s (%s); the record is kept", doing, _one_line(error))
 
 
+_under_way: set[Any] = set()
+"""W&B runs of this process that have begun and have not ended well."""
+
+
 def summary_of(record: Record) -> dict[str, Any]:
     """What W&B's summary of a run holds: the record's figures, its status and reason."""
     figures = {name: value for name, value in record.metrics.items() if value is not None}
@@ -194,11 +199,20 @@ def run_settings() -> Any:
 
 
 def _end(run: Any, exit_code: int) -> None:
-    """Finish ``run``; an upload that does not end in time leaves its marker on disk and raises."""
+    """Finish ``run``; an upload that does not end in time leaves its marker on disk and raises.
+
+    W&B's service writes what is left of a finished run a little later, or as it ends, and a process that ends takes it
+    along: it is ended with the last run, which takes a tenth of a second.
+    """
+    import wandb
+
     marker = _marker(run)
     run.finish(exit_code=exit_code)
     if not is_without_artifacts(marker.parent):
         marker.unlink(missing_ok=True)
+    _under_way.discard(run)
+    if not _under_way:
+        wandb.teardown()
 
 
 def _marker(run: Any) -> Path:

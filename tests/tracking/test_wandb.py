@@ -1,9 +1,11 @@
 """Weights & Biases runs, written for real and read back with W&B's own reader."""
 
 import json
+import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -114,6 +116,28 @@ def test_runs_of_one_process_stay_apart_even_if_one_never_ended(tmp_path: Path):
     first.finish(record("failed"), tmp_path / "one")
     found = [inspect(tmp_path / name, "--summary")[0] for name in ("one", "two")]
     assert [(item["name"], item["summary"]["status"]) for item in found] == [("one", "failed"), ("two", "ok")]
+
+
+def services() -> int:
+    """Child processes of this one that are W&B's service."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            name, _, rest = path.read_text().partition(" (")[2].rpartition(") ")
+            found += "wandb-core" in name and rest.split()[0] != "Z" and int(rest.split()[1]) == os.getpid()
+    return found
+
+
+def test_w_and_bs_service_has_written_all_and_ended_when_the_last_run_has(tmp_path: Path):
+    first, second = WandbTracker(name="wandb"), WandbTracker(name="wandb")
+    counts = []
+    for tracker, name in ((first, "one"), (second, "two")):
+        tracker.start(run_config(run_id=name), tmp_path / name)
+    for tracker, name in ((first, "one"), (second, "two")):
+        counts.append(services())
+        tracker.finish(record(), tmp_path / name)
+    assert counts == [1, 1]
+    assert services() == 0
 
 
 def test_adapter_and_predictions_are_artifacts_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
