@@ -26,11 +26,11 @@ def sign() -> None:
     os.environ[VARIABLE] = f"{os.getpid()}:{_begun(os.getpid())}:{_namespace()}"
 
 
-def end_with_parent() -> None:
+def end_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
     """Have the kernel end this process when the one that started it has ended."""
     with suppress(OSError, AttributeError):
         libc: Any = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        libc.prctl(_PARENT_DEATH_SIGNAL, by)
     # Forked from the server that imported this, which may have been killed before the kernel was told.
     if _IMPORTED_BY not in (os.getpid(), os.getppid()):
         os._exit(1)

@@ -1,5 +1,6 @@
 """What the fork server imports once for all runs. Nothing here may touch CUDA or start a thread."""
 
+import atexit
 import gc
 import importlib.util
 import logging
@@ -73,6 +74,11 @@ with warnings.catch_warnings():
 for path in CONF.glob("*/*.yaml"):
     for target in re.findall(r"^\s*_target_:\s*(\S+)", path.read_text(encoding="utf-8"), flags=re.M):
         importlib.import_module(target.rpartition(".")[0])
+
+# From here on in an orderly way: wandb has made two temporary folders, which are removed when Python exits.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
+end_with_parent(signal.SIGTERM)
 
 # Half a million objects that no run needs to look through; looking alone would copy the memory that they lie in.
 gc.freeze()

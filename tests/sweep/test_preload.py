@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+
+import pytest
 
 CODE = """
 import gc, os, signal, sys, threading, traceback
@@ -44,3 +48,28 @@ def test_the_fork_server_leaves_cuda_and_threads_alone_and_runs_have_all_they_ne
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+ENGINE = """
+import os, signal, sys
+from multiprocessing import get_context
+
+context = get_context("forkserver")
+context.set_forkserver_preload(["peftbench.sweep.preload"])
+process = context.Process(target=print)
+process.start()
+process.join()
+assert any("wandb" in name for name in os.listdir(os.environ["TMPDIR"])), "then this test is not needed any more"
+os.kill(os.getpid(), int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("number", [0, signal.SIGKILL], ids=["it ends", "it is killed"])
+def test_the_fork_server_leaves_no_temporary_folders_when_its_engine_is_gone(tmp_path, number: int) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", ENGINE, str(int(number))], env=environment, check=False)
+    assert done.returncode == -number
+    deadline = time.monotonic() + 60
+    while left := list(tmp_path.glob("*wandb*")):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
