@@ -37,8 +37,7 @@ class Block(ABC):
 
     def __init__(self, now: Now, number: int, layer: nn.Module, layout: Layout) -> None:
         self.now, self.number, self.layer, self.layout = now, number, layer, layout
-        self.ratio = 0.0
-        """Fraction of channels to leave out."""
+        self._ratio, self.kept = 0.0, 0
         self.moments: predictor.Moments | None = None
         """Of what goes into the inner layer; None until they are measured."""
         self._predict: predictor.Predictor | None = None
@@ -49,6 +48,21 @@ class Block(ABC):
     def name(self) -> str:
         """As the record has it."""
         return f"{self.number}.{self.kind}"
+
+    @property
+    def ratio(self) -> float:
+        """Fraction of channels to leave out."""
+        return self._ratio
+
+    @ratio.setter
+    def ratio(self, value: float) -> None:
+        # How many are computed (of each head) is no expression of a fraction: torch.compile would make it a symbol.
+        self._ratio, self.kept = value, predictor.channels_kept(self.each, value)
+
+    @property
+    @abstractmethod
+    def each(self) -> int:
+        """Of how many channels that fraction is left out."""
 
     @abstractmethod
     def skipped_at(self, ratio: float) -> int:

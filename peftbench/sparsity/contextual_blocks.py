@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from peftbench.errors import Skip
 from peftbench.models.layout import Layout
@@ -35,12 +34,15 @@ class FeedForward(Block):
         """Hidden states of the output tokens and where they are, until the second layer is done."""
         self._stand_in: StandIn | None = None
         """What channels that are left out add to the output, where that depends on the input."""
-        self._beside: tuple[Tensor, Tensor, Tensor] | None = None
-        """Input, slope and shift of that, until the second layer is done."""
         self._done_twice = 0
         self.first.register_forward_pre_hook(self.enter, with_kwargs=True)
         self.inner.register_forward_hook(self._leave)
         self._slicings = [slice_layer(self.first, self.choice, "rows"), slice_layer(self.inner, self.choice, "columns")]
+
+    @property
+    def each(self) -> int:
+        """See `Block.each`."""
+        return self.channels
 
     def skipped_at(self, ratio: float) -> int:
         """See `Block.skipped_at`."""
@@ -49,8 +51,10 @@ class FeedForward(Block):
 
     def stand_at(self, moments: predictor.Moments) -> None:
         """See `Block.stand_at`; with a slope, at what it predicts from the block's input."""
-        super().stand_at(moments)
-        self._stand_in = None if moments.slope is None else StandIn(self.inner, moments)
+        if moments.slope is None:
+            super().stand_at(moments)
+        else:
+            self.moments, self._stand_in = moments, StandIn(base_linear(self.inner), moments)
 
     @property
     def skipped(self) -> int:
@@ -61,13 +65,13 @@ class FeedForward(Block):
         return [(base_weight(self.first), base_linear(self.first).bias)]
 
     def _enter(self, x: Tensor | None) -> None:
-        self._outputs, self._beside, self._done_twice = None, None, 0
+        self._outputs, self.choice.beside, self._done_twice = None, None, 0
         if x is None:
             self.choice.index = None
             return
         self.choice.index = self._choose(x)
         if self._stand_in is not None:
-            self._beside = (x, *self._stand_in.without(self.choice.index))
+            self.choice.beside = self._stand_in.beside(self.choice.index, x)
             self._done_twice = self.size * self.size * (x.numel() // self.size + len(self.choice.index))
         if self.now.outputs is not None:
             where = (torch.arange(len(x), device=x.device), self.now.outputs)
@@ -85,14 +89,11 @@ class FeedForward(Block):
                 if moments is None
                 else predictor.distance(activations, moments.stand_in(means), moments)
             )
-        return lost.topk(predictor.channels_kept(self.channels, self.ratio), sorted=False).indices
+        return lost.topk(self.kept, sorted=False).indices
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor | None:
-        """The forward hook of the second layer: what the channels left out stand at, and output tokens by all."""
-        if self._beside is not None:
-            (x, slope, shift), self._beside = self._beside, None
-            y = y + functional.linear(x.to(slope.dtype), slope, shift)
-        return y if self._outputs is None else self._dense_outputs(y)
+        """The forward hook of the second layer: output tokens by all channels."""
+        return None if self._outputs is None else self._dense_outputs(y)
 
     def _dense_outputs(self, y: Tensor) -> Tensor:
         """Output tokens get what all channels give."""
@@ -106,7 +107,7 @@ class FeedForward(Block):
         for slicing, before in zip(self._slicings, skipped, strict=True):
             slicing.skipped = before
         self._done_twice += 2 * self.size * self.channels * len(x)
-        return y.index_put(where, dense.to(y.dtype))
+        return y.index_put_(where, dense.to(y.dtype))
 
 
 class Attention(Block):
@@ -143,6 +144,11 @@ class Attention(Block):
         self.fused = Choice(3 * self.channels, self.narrow) if len(self.projections) == 1 else None
         self._of_projections = [self.scores, self.scores, self.values] if self.fused is None else [self.fused]
 
+    @property
+    def each(self) -> int:
+        """See `Block.each`."""
+        return self.width
+
     def skipped_at(self, ratio: float) -> int:
         """See `Block.skipped_at`."""
         return 4 * self.size * self.heads * (self.width - predictor.channels_kept(self.width, ratio))
@@ -157,7 +163,7 @@ class Attention(Block):
         return found
 
     def _enter(self, x: Tensor | None) -> None:
-        count = self.width if x is None else predictor.channels_kept(self.width, self.ratio)
+        count = self.width if x is None else self.kept
         if x is None:
             self.scores.index = self.values.index = None
         else:

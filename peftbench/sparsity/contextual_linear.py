@@ -1,9 +1,9 @@
 """Linear layers of which some rows or columns are computed.
 
 ``y = x W' + b`` with W: (d, k). Rows chosen: ``y_I = x W_I' + b_I``. Columns chosen: ``y = x_J W_:J' + b``, or, where
-an input that is left out stands at a constant m rather than at 0, ``y = (x_J - m_J) W_:J' + (b + W m)``. These are
-plain torch operations, so autograd gives the exact gradients of what is computed. A frozen weight is held in the dtype
-that is computed in and in the layout that makes what is taken contiguous: a step copies chosen rows and no more.
+an input that is left out stands at a constant m rather than at 0, ``y = x_J W_:J' + (b + W m - W_:J m_J)``. Gradients
+are the exact ones of what is computed. A frozen weight is held in the dtype that is computed in and in the layout that
+makes what is taken contiguous: a step copies chosen rows and no more.
 """
 
 from __future__ import annotations
@@ -21,8 +21,23 @@ from peftbench.methods import frozen
 from peftbench.methods.four_bit import answer
 from peftbench.methods.quantization import dense_weight
 from peftbench.models.mixin import mix_in
+from peftbench.sparsity.contextual_product import Both, Onto
 
 Side = Literal["rows", "columns"]
+
+
+@dataclass
+class Beside:
+    """A linear map of what goes into the first of two layers, that is added to what comes out of the second one."""
+
+    weight: Tensor
+    """S, shape (d, k)."""
+    shift: Tensor
+    """c, shape (d,): the second layer's own bias is in it."""
+    taken: Tensor
+    """The second layer's chosen columns, transposed, shape (chosen, d): they are needed to make S."""
+    found: Tensor | None = None
+    """``x S' + c``, shape (N, d) for N tokens, on its way from the first layer to the second."""
 
 
 @dataclass
@@ -35,6 +50,8 @@ class Choice:
     """Whether activations have the chosen channels only; otherwise they have all, and zeros where none was computed."""
     index: Tensor | None = None
     """int64, shape (chosen,); None computes all."""
+    beside: Beside | None = None
+    """What the frozen layers compute besides."""
 
 
 @dataclass
@@ -76,21 +93,34 @@ class Sliced:
             slicing.skipped = 0
             return super().forward(x)  # type: ignore[misc]
         dtype = frozen.compute_dtype(self, x)
-        bias, weight = self._bias(dtype), self._taken(index, dtype)
-        if slicing.side == "columns":
-            part = x if choice.narrow else x.index_select(-1, index)
-            part = part.to(dtype)
-            if slicing.mean is not None:
-                part = part - self._held("mean", slicing.mean, dtype).index_select(0, index)
-            y = functional.linear(part, weight.T, bias)
-        else:
-            y = functional.linear(x.to(dtype), weight, None if bias is None else bias.index_select(0, index))
-            if not choice.narrow:
-                y = y.new_zeros(*y.shape[:-1], choice.width).index_copy_(-1, index, y)
-        slicing.skipped = (x.numel() // x.shape[-1]) * (choice.width - index.numel()) * weight.shape[1]
+        compute = self._columns if slicing.side == "columns" else self._rows
+        y, taken = compute(x.to(dtype), index, None if slicing.trained else choice.beside)
+        slicing.skipped = (x.numel() // x.shape[-1]) * (choice.width - index.numel()) * taken.shape[1]
         return answer(y, x) if _four_bit(self) else y
 
-    def _taken(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+    def _rows(self, x: Tensor, index: Tensor, beside: Beside | None) -> tuple[Tensor, Tensor]:
+        """The answer, and the weights that were taken."""
+        taken, bias, choice = self.taken(index, x.dtype), self.own_bias(x.dtype), self.slicing.choice
+        if bias is not None:
+            bias = bias.index_select(0, index)
+        if beside is None:
+            y = functional.linear(x, taken, bias)
+        else:
+            y, beside.found = Both.apply(x, taken, bias, beside.weight, beside.shift)
+        if not choice.narrow:
+            y = y.new_zeros(*y.shape[:-1], choice.width).index_copy_(-1, index, y)
+        return y, taken
+
+    def _columns(self, x: Tensor, index: Tensor, beside: Beside | None) -> tuple[Tensor, Tensor]:
+        """See `_rows`."""
+        part = x if self.slicing.choice.narrow else x.index_select(-1, index)
+        if beside is None:
+            taken = self.taken(index, x.dtype)
+            return functional.linear(part, taken.T, self._bias_without(index, taken)), taken
+        found, beside.found = beside.found, None
+        return Onto.apply(found, part.flatten(0, -2), beside.taken).view(*x.shape[:-1], -1), beside.taken
+
+    def taken(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Chosen rows of W, shape (chosen, k), or its chosen columns transposed, shape (chosen, d)."""
         weight: Tensor = self.weight  # type: ignore[attr-defined]
         lies_across = isinstance(self, Conv1D) != (self.slicing.side == "columns")
@@ -101,16 +131,23 @@ class Sliced:
             return dense.index_select(1, index).T if lies_across else dense.index_select(0, index)
         return self._held("weight", weight.T if lies_across else weight, dtype).index_select(0, index)
 
-    def _bias(self, dtype: torch.dtype) -> Tensor | None:
+    def own_bias(self, dtype: torch.dtype) -> Tensor | None:
+        """b, as it is computed with."""
         bias: Tensor | None = self.bias  # type: ignore[attr-defined]
-        if bias is not None and not bias.requires_grad:
-            bias = self._held("bias", bias, dtype)
-        if self.slicing.mean is None:
+        if bias is None:
+            return None
+        return bias.to(dtype) if bias.requires_grad else self._held("bias", bias, dtype)
+
+    def _bias_without(self, index: Tensor, taken: Tensor) -> Tensor | None:
+        """``b + W m - W_:J m_J``, shape (d,), in the dtype of ``taken``: the chosen columns J, shape (chosen, d)."""
+        bias, mean, dtype = self.own_bias(taken.dtype), self.slicing.mean, taken.dtype
+        if mean is None:
             return bias
         shift = self.slicing.held.get(key := ("shift", dtype))
         if shift is None:
-            shift = self.slicing.held[key] = self._shift(self.slicing.mean).to(dtype)
-        return shift if bias is None else bias + shift
+            shift = self.slicing.held[key] = self._shift(mean).to(dtype)
+        rest = shift - (self._held("mean", mean, dtype).index_select(0, index)[None] @ taken)[0]
+        return rest if bias is None else bias + rest
 
     @torch.no_grad()
     def _shift(self, mean: Tensor) -> Tensor:

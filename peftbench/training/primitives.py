@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import os
 
-KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": 64, "LRU_CACHE_CAPACITY": 32}
-"""Shapes: of oneDNN itself, and of each kind of product in torch's layer above it (plain, and with a bias); a step of
-full fine-tuning has about 30. The variables are read when the first product is computed."""
+KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": 96, "LRU_CACHE_CAPACITY": 24}
+"""Shapes: of oneDNN itself, and of each kind of product in torch's layer above it (plain, and with a bias). A step of
+full fine-tuning has about 30; one with ``sparsity=contextual``, whose blocks differ in width, has more than 64, and
+where not all are kept each is built anew in every step, a fifth of a step of 32 x 16 tokens. The variables are read
+when the first product is computed."""
 
 
 def bound_caches() -> None:
