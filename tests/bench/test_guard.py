@@ -17,7 +17,7 @@ from bitsandbytes.nn import Linear4bit
 from torch import nn
 
 from peftbench.bench.contenders import Contender, Ops, enter
-from peftbench.bench.suite.contextual import QUICK, _enter
+from peftbench.bench.suite.contextual import QUICK, enter_sparse
 from peftbench.bench.workloads import RANK, TINY, Case
 from peftbench.measuring.sizes import base_bytes
 from peftbench.tasks.batching import batch_rows
@@ -98,7 +98,7 @@ def test_a_step_never_waits_for_the_device(name: str, change: Callable[[Contende
 @pytest.mark.parametrize("name", ["lora", "qlora", "hira", "contextual"])
 def test_cuda_itself_sees_no_wait(name: str, change: Callable[[Contender], Contender]) -> None:
     case = Case(TINY, "attention", "cuda")
-    one = change(_enter(case, *QUICK)[0] if name == "contextual" else enter(case, name))
+    one = change(enter_sparse(case, *QUICK)[0] if name == "contextual" else enter(case, name))
     for _ in range(3):
         one.step()
     torch.cuda.set_sync_debug_mode("error")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import Linear
+from support_ops import Ops
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.pytorch_utils import Conv1D
 
@@ -72,25 +71,6 @@ def test_under_autocast_it_is_no_further_from_the_truth_than_pefts(number: int) 
     assert ours.dtype == theirs.dtype
     mine, reference = (torch.linalg.norm(found.double() - exact) / torch.linalg.norm(exact) for found in (ours, theirs))
     assert mine <= 1.1 * reference < 0.02
-
-
-class Ops(TorchDispatchMode):
-    """Counts what is computed over all tokens, by the name of the operation."""
-
-    def __init__(self, tokens: int) -> None:
-        super().__init__()
-        self.tokens, self.counts = tokens, Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        found = func(*args, **(kwargs or {}))
-        aliases = isinstance(found, torch.Tensor) and any(
-            isinstance(arg, torch.Tensor) and arg.data_ptr() == found.data_ptr() for arg in args
-        )
-        name = func.overloadpacket.__name__
-        wide = isinstance(found, torch.Tensor) and found.dim() > 1 and found.shape[:-1].numel() == self.tokens
-        if wide and (not aliases or name == "addmm"):
-            self.counts[name] += 1
-        return found
 
 
 def test_every_pass_over_the_tokens_is_a_matrix_product() -> None:

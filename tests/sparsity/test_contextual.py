@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from support_ops import Ops
 
 from peftbench.errors import UserError
 from peftbench.measuring.flops import flops_per_token
@@ -268,3 +269,19 @@ def test_recomputed_in_backward_chooses_the_same():
     (logits, found), (expected_logits, expected) = (gradients(each, batch()) for each in (attached, plain))
     assert torch.equal(logits, expected_logits)
     assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+
+
+def test_what_stands_for_the_rest_is_added_by_products():
+    attached = network("bert", dtype=torch.float32)
+    hook = sparse(attached, fill="linear", attention=0, layers=(1,), calibration_batches=1)
+    (block,) = hook.blocks
+    x = torch.randn(4, 33, 32).to(torch.bfloat16).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16), Ops(4 * 33) as ops:
+        y = block.inner(block.activation(block.first(x)))
+        y.backward(torch.randn_like(y))
+    assert x.grad.abs().min() > 0
+    del ops.counts["randn_like"]
+    products = {"mm", "addmm", "_linear_pointwise"}
+    assert set(ops.counts) <= {*products, "gelu", "gelu_backward", "new_empty_strided", "empty"}, ops.counts
+    # Forward x W_I', x S' and a V on top of it; backward dy V', dh W_I and dy S on top of it.
+    assert sum(ops.counts[product] for product in products) == 6

@@ -59,3 +59,28 @@ def test_what_the_environment_says_counts(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv(second)
     bound_caches()
     assert (os.environ[first], os.environ[second]) == ("7", str(KEPT[second]))
+
+
+STEPS = """
+import torch
+from peftbench.bench.suite.contextual import enter_sparse
+from peftbench.bench.workloads import MINILM, Case
+from peftbench.context import prepare_process
+prepare_process()
+contender, _ = enter_sparse(Case(MINILM, "attention", "cpu"))
+for _ in range(3):
+    contender.step()
+print("now", flush=True)
+contender.step()
+"""
+
+
+def test_all_kernels_of_a_step_are_kept_also_where_its_blocks_differ_in_width() -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in KEPT} | {"ONEDNN_VERBOSE": "2"}
+    root = Path(__file__).resolve().parents[2]
+    program = [sys.executable, "-c", STEPS]
+    done = subprocess.run(program, cwd=root, env=environment, capture_output=True, text=True, check=True)
+    made = [line for line in done.stdout.partition("\nnow\n")[2].splitlines() if ",create:" in line]
+    if len(made) < 100:
+        pytest.skip("oneDNN computes few products here: bf16 is not native")
+    assert not [line for line in made if "cache_miss" in line]

@@ -73,7 +73,7 @@ def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:
     workload, device = case.workload, torch.device(case.device)
     name = f"{workload.name}, {workload.batch_size} × {workload.length} tokens"
     options.say(f"contextual: {name}: building")
-    sparse = {key: _enter(case, *more, *(QUICK if options.quick else ())) for key, more in VARIANTS.items()}
+    sparse = {key: enter_sparse(case, *more, *(QUICK if options.quick else ())) for key, more in VARIANTS.items()}
     racing = {**{lora: enter(case, lora) for lora in LORA}, **{key: found for key, (found, _) in sparse.items()}}
     counts = {key: contender.flops_per_token() for key, contender in racing.items()}
     steps = GPU_STEPS if device.type == "cuda" and not options.quick else workload.steps_per_turn
@@ -112,7 +112,7 @@ def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:
     }
 
 
-def _enter(case: Case, *overrides: str) -> tuple[Contender, ContextualHook]:
+def enter_sparse(case: Case, *overrides: str) -> tuple[Contender, ContextualHook]:
     """The sparse contender in train mode, past its dense start, calibrated on the batch that it is timed on."""
     from peftbench.bench.contenders import ready
     from peftbench.run import build
