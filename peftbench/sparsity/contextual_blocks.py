@@ -31,11 +31,13 @@ class FeedForward(Block):
         # Where both have a trained branch, hidden channels that the first one's alone has made reach the second one's.
         self.choice = Choice(self.channels, narrow=not (is_adapted(self.first) and is_adapted(self.inner)))
         self._outputs: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
-        """Hidden states of the output tokens and where they are, until the second layer is done."""
+        """Hidden states of the output tokens and where they are, until the second layer is done: where the frozen
+        layers do not see to them themselves."""
         self._stand_in: StandIn | None = None
         """What channels that are left out add to the output, where that depends on the input."""
         self._done_twice = 0
         self.first.register_forward_pre_hook(self.enter, with_kwargs=True)
+        self.inner.register_forward_pre_hook(self._half_way)
         self.inner.register_forward_hook(self._leave)
         self._slicings = [slice_layer(self.first, self.choice, "rows"), slice_layer(self.inner, self.choice, "columns")]
 
@@ -70,12 +72,17 @@ class FeedForward(Block):
             self.choice.index = None
             return
         self.choice.index = self._choose(x)
+        beside = None
         if self._stand_in is not None:
-            self.choice.beside = self._stand_in.beside(self.choice.index, x)
+            beside = self.choice.beside = self._stand_in.beside(self.choice.index, x)
             self._done_twice = self.size * self.size * (x.numel() // self.size + len(self.choice.index))
         if self.now.outputs is not None:
-            where = (torch.arange(len(x), device=x.device), self.now.outputs)
-            self._outputs = (x[where], where)
+            sequences = torch.arange(len(x), device=x.device)
+            if beside is not None and not is_adapted(self.inner):
+                beside.rows = sequences * x.shape[1] + self.now.outputs
+            else:
+                where = (sequences, self.now.outputs)
+                self._outputs = (x[where], where)
 
     @torch.no_grad()
     def _choose(self, x: Tensor) -> Tensor:
@@ -91,23 +98,29 @@ class FeedForward(Block):
             )
         return lost.topk(self.kept, sorted=False).indices
 
+    def _half_way(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """The forward pre-hook of the second layer."""
+        if (beside := self.choice.beside) is not None and beside.read is not None:
+            beside.dense, beside.read = self._dense(beside.read).to(beside.read.dtype), None
+
     def _leave(self, module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor | None:
         """The forward hook of the second layer: output tokens by all channels."""
-        return None if self._outputs is None else self._dense_outputs(y)
-
-    def _dense_outputs(self, y: Tensor) -> Tensor:
-        """Output tokens get what all channels give."""
-        assert self._outputs is not None
+        if self._outputs is None:
+            return None
         (x, where), self._outputs = self._outputs, None
+        return y.index_put_(where, self._dense(x).to(y.dtype))
+
+    def _dense(self, x: Tensor) -> Tensor:
+        """What all channels give for output tokens, x: (sequences, k)."""
         chosen, self.choice.index = self.choice.index, None
         skipped = [slicing.skipped for slicing in self._slicings]
         # Their forward functions, as calling the layers would run these hooks again.
-        dense = self.inner.forward(self.activation(self.first.forward(x)))
+        dense: Tensor = self.inner.forward(self.activation(self.first.forward(x)))
         self.choice.index = chosen
         for slicing, before in zip(self._slicings, skipped, strict=True):
             slicing.skipped = before
         self._done_twice += 2 * self.size * self.channels * len(x)
-        return y.index_put_(where, dense.to(y.dtype))
+        return dense
 
 
 class Attention(Block):

@@ -36,8 +36,14 @@ class Beside:
     """c, shape (d,): the second layer's own bias is in it."""
     taken: Tensor
     """The second layer's chosen columns, transposed, shape (chosen, d): they are needed to make S."""
+    rows: Tensor | None = None
+    """Which of all N tokens are computed by all channels instead, int64."""
     found: Tensor | None = None
-    """``x S' + c``, shape (N, d) for N tokens, on its way from the first layer to the second."""
+    """``x S' + c``, shape (N, d), on its way from the first layer to the second."""
+    read: Tensor | None = None
+    """What goes into the first layer in these rows, shape (rows, k), from that layer."""
+    dense: Tensor | None = None
+    """What comes of it, shape (rows, d), for the second layer."""
 
 
 @dataclass
@@ -106,7 +112,7 @@ class Sliced:
         if beside is None:
             y = functional.linear(x, taken, bias)
         else:
-            y, beside.found = Both.apply(x, taken, bias, beside.weight, beside.shift)
+            y, beside.found, beside.read = Both.apply(x, taken, bias, beside.weight, beside.shift, beside.rows)
         if not choice.narrow:
             y = y.new_zeros(*y.shape[:-1], choice.width).index_copy_(-1, index, y)
         return y, taken
@@ -117,8 +123,9 @@ class Sliced:
         if beside is None:
             taken = self.taken(index, x.dtype)
             return functional.linear(part, taken.T, self._bias_without(index, taken)), taken
-        found, beside.found = beside.found, None
-        return Onto.apply(found, part.flatten(0, -2), beside.taken).view(*x.shape[:-1], -1), beside.taken
+        y = Onto.apply(beside.found, part.flatten(0, -2), beside.taken, beside.dense, beside.rows)
+        beside.found = beside.dense = None
+        return y.view(*x.shape[:-1], -1), beside.taken
 
     def taken(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Chosen rows of W, shape (chosen, k), or its chosen columns transposed, shape (chosen, d)."""

@@ -32,7 +32,7 @@ def gradients(attached, inputs):
 
 CASES = [*((which, "zero", "sparse") for which in TARGETS), ("qv", "mean", "sparse"), ("all", "mean", "sparse")]
 CASES += [("qv", "zero", "dense"), ("first", "mean", "dense"), ("all", "mean", "dense")]
-CASES += [*((which, "linear", "sparse") for which in TARGETS), ("all", "linear", "dense")]
+CASES += [(which, "linear", tokens) for which in TARGETS for tokens in ("sparse", "dense")]
 
 
 def assert_equals_masked(architecture, which, fill, output_tokens, *, one_token=False):
@@ -271,9 +271,12 @@ def test_recomputed_in_backward_chooses_the_same():
     assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
 
 
-def test_what_stands_for_the_rest_is_added_by_products():
+@pytest.mark.parametrize("output_tokens", ["sparse", "dense"])
+def test_what_stands_for_the_rest_is_added_by_products(output_tokens):
     attached = network("bert", dtype=torch.float32)
-    hook = sparse(attached, fill="linear", attention=0, layers=(1,), calibration_batches=1)
+    asked = {"fill": "linear", "attention": 0, "layers": (1,), "calibration_batches": 1}
+    hook = sparse(attached, **asked, output_tokens=output_tokens)
+    hook.now.outputs = torch.zeros(4, dtype=torch.int64) if output_tokens == "dense" else None
     (block,) = hook.blocks
     x = torch.randn(4, 33, 32).to(torch.bfloat16).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16), Ops(4 * 33) as ops:
