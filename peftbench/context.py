@@ -15,7 +15,7 @@ from peftbench.measuring import precision
 from peftbench.measuring.clock import Phases
 from peftbench.measuring.heap import keep_freed_memory
 from peftbench.training import attention, dropout
-from peftbench.training.primitives import bound_caches
+from peftbench.training.primitives import KEPT, bound_caches
 
 if TYPE_CHECKING:
     from peftbench.config import RunConfig
@@ -81,12 +81,13 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def prepare_process() -> None:
-    """What a process that computes tells the libraries below it, before the first product: oneDNN how much to remember,
-    the allocator to use memory again, and transformers that a run's log says what the run does."""
+def prepare_process(products: int = KEPT) -> None:
+    """What a process that computes tells the libraries below it, before the first product: oneDNN of how many shapes of
+    products to keep the kernels, the allocator to use memory again, and transformers that a run's log says what the run
+    does."""
     import transformers
 
-    bound_caches()
+    bound_caches(products)
     keep_freed_memory()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -54,7 +54,7 @@ def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgres
         UserError: data, weights or targets are not what the configuration says.
         Skip: this machine cannot run this combination.
     """
-    prepare_process()
+    prepare_process(run.sparsity.products)
     device = resolve_device(run.device)
     dtype = precision.resolve(run.trainer.precision, device)
     context = Context(run, folder, record, on_progress, device, dtype, resident(device))

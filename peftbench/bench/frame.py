@@ -16,6 +16,8 @@ from peftbench.errors import UserError
 from peftbench.record import write_atomically
 
 GIB = 2**30
+PRODUCTS = 96
+"""Shapes whose kernels are kept: contenders take turns in one process, and one of them may be contextual sparsity."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def measure(name: str, options: Options, command: str, code: dict[str, Any]) -> 
     from peftbench.measuring.environment import describe
 
     benchmark = find(name)
-    prepare_process()
+    prepare_process(PRODUCTS)
     device = resolve_device("auto" if benchmark.ON_DEVICE else "cpu")
     environment = {**describe(device, precision.resolve("auto", device)), **code}
     started = datetime.now(UTC)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from peftbench.component import Component
 from peftbench.training.hooks import Hook
+from peftbench.training.primitives import KEPT
 
 if TYPE_CHECKING:
     from peftbench.config import RunConfig
@@ -17,6 +18,8 @@ class Sparsity(Component):
 
     active: ClassVar[bool] = False
     """Whether the factors of the adapter are made sparse."""
+    products: ClassVar[int] = KEPT
+    """How many shapes of matrix products a process keeps the kernels of: more than a step has."""
 
     def conflict(self, run: RunConfig) -> str | None:
         """Why this sparsity cannot be combined with the rest of ``run``, or None. Called while composing: no torch."""

@@ -25,6 +25,8 @@ class Contextual(Sparsity):
     """
 
     active: ClassVar[bool] = False
+    # Its blocks differ in width. Where not all are kept each is built anew in every step, a fifth of a short one.
+    products: ClassVar[int] = 96
 
     ratio: float | None
     """Target fraction of the frozen linear layers' multiplications to leave out of a sparse step; null: no target,

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import os
 
-KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": 96, "LRU_CACHE_CAPACITY": 24}
-"""Shapes: of oneDNN itself, and of each kind of product in torch's layer above it (plain, and with a bias). A step of
-full fine-tuning has about 30; one with ``sparsity=contextual``, whose blocks differ in width, has more than 64, and
-where not all are kept each is built anew in every step, a fifth of a step of 32 x 16 tokens. The variables are read
-when the first product is computed."""
+KEPT = 64
+"""Shapes that oneDNN keeps; a step of full fine-tuning has about 30."""
+VARIABLES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": 1.0, "LRU_CACHE_CAPACITY": 0.5}
+"""What is told how many, as a fraction of that: oneDNN itself, and torch's layer above it for each kind of product
+(plain, and with a bias). They are read when the first product is computed."""
 
 
-def bound_caches() -> None:
-    """Keep kernels of `KEPT` shapes, unless the environment says otherwise; call it before the first product."""
-    for name, shapes in KEPT.items():
-        os.environ.setdefault(name, str(shapes))
+def bound_caches(kept: int = KEPT) -> None:
+    """Keep kernels of so many shapes, unless the environment says otherwise; call it before the first product."""
+    for name, part in VARIABLES.items():
+        os.environ.setdefault(name, str(round(part * kept)))

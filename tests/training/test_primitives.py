@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from peftbench.training.primitives import KEPT, bound_caches
+from peftbench.training.primitives import KEPT, VARIABLES, bound_caches
 
-SHAPES = 3 * max(KEPT.values())
+SHAPES = 3 * KEPT
 PROGRAM = """
 import ctypes, json, os, sys
-from peftbench.training.primitives import KEPT, bound_caches
-for name in KEPT:
+from peftbench.training.primitives import VARIABLES, bound_caches
+for name in VARIABLES:
     os.environ.pop(name, None)
 if sys.argv[1] == "bounded":
     bound_caches()
@@ -53,12 +53,12 @@ def test_kernels_of_shapes_no_longer_used_are_let_go() -> None:
 
 
 def test_what_the_environment_says_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = KEPT
+    first, second = VARIABLES
     monkeypatch.setenv(first, "7")
     monkeypatch.setenv(second, "")
     monkeypatch.delenv(second)
     bound_caches()
-    assert (os.environ[first], os.environ[second]) == ("7", str(KEPT[second]))
+    assert (os.environ[first], os.environ[second]) == ("7", str(KEPT // 2))
 
 
 STEPS = """
@@ -66,7 +66,8 @@ import torch
 from peftbench.bench.suite.contextual import enter_sparse
 from peftbench.bench.workloads import MINILM, Case
 from peftbench.context import prepare_process
-prepare_process()
+from peftbench.sparsity.contextual import Contextual
+prepare_process(Contextual.products)
 contender, _ = enter_sparse(Case(MINILM, "attention", "cpu"))
 for _ in range(3):
     contender.step()
@@ -76,7 +77,7 @@ contender.step()
 
 
 def test_all_kernels_of_a_step_are_kept_also_where_its_blocks_differ_in_width() -> None:
-    environment = {name: value for name, value in os.environ.items() if name not in KEPT} | {"ONEDNN_VERBOSE": "2"}
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES} | {"ONEDNN_VERBOSE": "2"}
     root = Path(__file__).resolve().parents[2]
     program = [sys.executable, "-c", STEPS]
     done = subprocess.run(program, cwd=root, env=environment, capture_output=True, text=True, check=True)
