@@ -16,8 +16,6 @@ from peftbench.errors import UserError
 from peftbench.record import write_atomically
 
 GIB = 2**30
-PRODUCTS = 96
-"""Shapes whose kernels are kept: contenders take turns in one process, and one of them may be contextual sparsity."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +82,11 @@ def measure(name: str, options: Options, command: str, code: dict[str, Any]) -> 
     from peftbench.context import prepare_process, resolve_device
     from peftbench.measuring import precision
     from peftbench.measuring.environment import describe
+    from peftbench.sparsity.contextual import Contextual
 
     benchmark = find(name)
-    prepare_process(PRODUCTS)
+    # Contenders take turns in one process, and this is the one with the most shapes.
+    prepare_process(Contextual.products)
     device = resolve_device("auto" if benchmark.ON_DEVICE else "cpu")
     environment = {**describe(device, precision.resolve("auto", device)), **code}
     started = datetime.now(UTC)

@@ -97,7 +97,7 @@ class Sliced:
         choice, index = slicing.choice, slicing.choice.index
         if index is None or (slicing.trained and not choice.narrow):
             slicing.skipped = 0
-            return super().forward(x)  # type: ignore[misc]
+            return super().forward(x)  # type: ignore[misc]  # a mixin
         dtype = frozen.compute_dtype(self, x)
         compute = self._columns if slicing.side == "columns" else self._rows
         y, taken = compute(x.to(dtype), index, None if slicing.trained else choice.beside)
@@ -129,7 +129,7 @@ class Sliced:
 
     def taken(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Chosen rows of W, shape (chosen, k), or its chosen columns transposed, shape (chosen, d)."""
-        weight: Tensor = self.weight  # type: ignore[attr-defined]
+        weight: Tensor = self.weight  # type: ignore[attr-defined]  # the linear layer has it
         lies_across = isinstance(self, Conv1D) != (self.slicing.side == "columns")
         if self.slicing.trained:
             return weight.index_select(1, index).T if lies_across else weight.index_select(0, index)
@@ -140,7 +140,7 @@ class Sliced:
 
     def own_bias(self, dtype: torch.dtype) -> Tensor | None:
         """b, as it is computed with."""
-        bias: Tensor | None = self.bias  # type: ignore[attr-defined]
+        bias: Tensor | None = self.bias  # type: ignore[attr-defined]  # the linear layer has it
         if bias is None:
             return None
         return bias.to(dtype) if bias.requires_grad else self._held("bias", bias, dtype)
