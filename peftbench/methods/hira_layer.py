@@ -99,7 +99,7 @@ class Fused:
         base = this.get_base_layer()
         dtype = frozen.compute_dtype(base, x)
         source = partial(frozen.weight, base, dtype)
-        if isinstance(dropout, nn.Dropout) and this.training:
+        if not self.is_affine():
             # The base sees x, the update dropout(x): two branches, five products.
             update = HadamardLinear.apply(dropout(x).to(dtype), a, b, None, source, self.scale, True)
             y = this.base_layer(x)
@@ -107,6 +107,11 @@ class Fused:
         y = HadamardLinear.apply(x.to(dtype), a, b, base.bias, source, self.scale, False)
         # A dense layer gives back the dtype it computes in, a 4-bit one outside autocast what it was given.
         return answer(y, x) if isinstance(self, FusedLinear4bit) else y
+
+    def is_affine(self) -> bool:
+        """Whether the layer multiplies every token by the same weight now: not with dropout of its own."""
+        this: Any = self
+        return not (this.training and isinstance(this.hira_dropout[ADAPTER], nn.Dropout))
 
 
 class FusedLinear(Fused, Linear):

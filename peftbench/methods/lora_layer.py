@@ -75,7 +75,7 @@ class Fused:
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """x: (..., k) -> (..., d)."""
         this: Any = self
-        if args or kwargs or not self._is_plain():
+        if args or kwargs or not self.is_affine():
             return Linear.forward(this, x, *args, **kwargs)
         base = this.get_base_layer()
         dtype = frozen.compute_dtype(base, x)
@@ -85,8 +85,8 @@ class Fused:
         y = LowRankLinear.apply(x.to(dtype), *weights, product, partial(_weight, base, dtype), this.scaling[ADAPTER])
         return answer(y, x) if isinstance(this, Linear4bit) else y
 
-    def _is_plain(self) -> bool:
-        """Whether the layer computes now what `LowRankLinear` does, and no more."""
+    def is_affine(self) -> bool:
+        """Whether the layer computes now what `LowRankLinear` does, and no more: the same for every token."""
         this: Any = self
         dropout = this.lora_dropout[ADAPTER]
         return not (

@@ -48,7 +48,8 @@ def frozen_linears(layer: nn.Module, layout: Layout) -> Iterator[tuple[int, int]
 
     whole = [layer]
     if isinstance(layer, FirstTokenLayer):
-        whole = [layer.get_submodule(name) for name in layout.projections[1:]]
+        core: Any = layer.get_submodule(layout.core)
+        whole = [core.get_submodule(name) for name in core.reads_every_token()]
     for module in (module for part in whole for module in part.modules()):
         if isinstance(module, LoraLayer):
             continue

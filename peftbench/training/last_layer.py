@@ -1,7 +1,13 @@
 """The last layer of an encoder whose classifier reads the first token only: nothing else of it is computed.
 
-The other tokens are needed as keys and values there, and no further: their queries, the output projection, the
-feed-forward block and the norms have no way to the loss. Leaving them out changes no number, forward or backward.
+The other tokens are attended to there, and no more: their queries, the output projection, the feed-forward block and
+the norms have no way to the loss. Nor are keys and values needed of every token, where one query asks: with W and b of
+one head, q the query, x the tokens and p what attention gives each of them,
+
+    q . (W_k x + b_k) = (W_k' q) . x + q . b_k,   sum p (W_v x + b_v) = W_v (sum p x) + b_v sum p,
+
+of which softmax does not see q . b_k. So a frozen layer of keys multiplies one vector a sequence, the layer of values
+one a head. All of this changes no number, forward or backward, but for rounding.
 """
 
 from __future__ import annotations
@@ -11,12 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from peftbench.methods import frozen
 from peftbench.models import layout as layouts
 from peftbench.models.mixin import mix_in, take_out
 from peftbench.training import attention
 
 ATTENTIONS = (attention.NAME, attention.PADDED, "sdpa")
-"""Implementations that take fewer queries than keys."""
+"""Implementations whose masks are known here."""
 
 
 class FirstTokenLayer:
@@ -29,7 +36,7 @@ class FirstTokenLayer:
 
 
 class FirstTokenAttention:
-    """Mixed in before the class that computes attention: its queries are fewer than its keys and values."""
+    """Mixed in before the class that computes attention: one query a sequence asks all of its tokens."""
 
     projections: tuple[str, ...]
     """Names of q, k and v in this module."""
@@ -46,26 +53,58 @@ class FirstTokenAttention:
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """hidden_states: (items, 1, d), whose queries these are; attended: (items, length, d), of keys and values."""
-        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
         this: Any = self
-        inputs = (hidden_states, attended, attended)
-        query, key, value = (
-            getattr(this, name)(x).view(*x.shape[:2], -1, this.attention_head_size).transpose(1, 2)
-            for name, x in zip(this.projections, inputs, strict=True)
-        )
-        found, weights = ALL_ATTENTION_FUNCTIONS[this.config._attn_implementation](
-            this,
-            query,
-            key,
-            value,
-            None if attention_mask is None else attention_mask[:, :, :1],
-            dropout=this.dropout.p if this.training else 0.0,
-            scaling=this.scaling,
-            **kwargs,
-        )
-        found = found.reshape(*hidden_states.shape[:2], -1)
-        return (found if this.out is None else getattr(this, this.out)(found)), weights
+        query = this.by_heads(0, hidden_states)[:, 0] * this.scaling
+        scores = this._scores(query, attended)
+        if attention_mask is not None:
+            mask = attention_mask[:, :, 0]
+            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        found = this._found(this.dropout(scores.softmax(-1)), attended).reshape(*hidden_states.shape[:2], -1)
+        return (found if this.out is None else getattr(this, this.out)(found)), None
+
+    def by_heads(self, which: int, x: torch.Tensor) -> torch.Tensor:
+        """x: (items, length, d) -> its queries (0), keys (1) or values (2): (items, length, heads, width)."""
+        this: Any = self
+        return getattr(this, self.projections[which])(x).view(*x.shape[:2], -1, this.attention_head_size)
+
+    def reads_every_token(self) -> list[str]:
+        """Names of those of k and v that multiply every token: the others are carried to the one query."""
+        this: Any = self
+        _, key, value = self.projections
+        return [name for name, carried in ((key, _is_frozen), (value, _is_affine)) if not carried(getattr(this, name))]
+
+    def _scores(self, query: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """query: (items, heads, width) -> what it finds at each token, without the constant: (items, heads, length)."""
+        this: Any = self
+        key = getattr(this, self.projections[1])
+        if not _is_frozen(key):
+            return (query.unsqueeze(2) @ this.by_heads(1, attended).permute(0, 2, 3, 1)).squeeze(2)
+        weight = frozen.weight(key, query.dtype).view(*query.shape[1:], -1)
+        return torch.einsum("ihw,hwd->ihd", query, weight) @ attended.transpose(1, 2)
+
+    def _found(self, weights: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """weights: (items, heads, length), after dropout -> values of each head, summed: (items, heads, width)."""
+        this: Any = self
+        value = getattr(this, self.projections[2])
+        if not _is_affine(value):
+            return (weights.unsqueeze(2) @ this.by_heads(2, attended).transpose(1, 2)).squeeze(2)
+        # Every head's sum goes through the whole layer, so that it may be any; its own channels are read.
+        found = this.by_heads(2, weights @ attended).diagonal(dim1=1, dim2=2).transpose(1, 2)
+        bias = getattr(value, "base_layer", value).bias
+        if bias is None or not (this.training and this.dropout.p):
+            return found
+        missing = (weights.sum(-1, keepdim=True) - 1) * bias.view(found.shape[1:])
+        return found + missing.to(found.dtype)
+
+
+def _is_frozen(layer: nn.Module) -> bool:
+    """Whether it is a linear layer, dense or 4-bit, of which nothing is trained, with no adapter around it."""
+    return isinstance(layer, nn.Linear) and not any(p.requires_grad for p in layer.parameters())
+
+
+def _is_affine(layer: nn.Module) -> bool:
+    """Whether it computes ``W x + b`` with the same W and b for every token: adapters of our own say so."""
+    return isinstance(layer, nn.Linear) or getattr(layer, "is_affine", bool)()
 
 
 def install(model: nn.Module) -> bool:

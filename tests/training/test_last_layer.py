@@ -16,9 +16,12 @@ from transformers import (
     PreTrainedModel,
 )
 
+from peftbench.methods import lora_layer
 from peftbench.training import attention, last_layer
 
 ITEMS, LENGTH, WIDTH, HIDDEN, LAYERS = 4, 11, 32, 64, 3
+CORE = "base_model.model.bert.encoder.layer.2.attention.self"
+"""Of PEFT's wrapper around a BERT."""
 BERT = {
     "hidden_size": WIDTH,
     "num_hidden_layers": LAYERS,
@@ -72,37 +75,96 @@ def test_logits_and_gradients_are_those_of_the_whole_layer(kind: str, how: str, 
         torch.testing.assert_close(own[name].grad, parameter.grad, msg=name)
 
 
-def test_adapters_and_recomputation_give_the_same_gradients() -> None:
-    models: list[Any] = []
-    for _ in range(2):
-        config = LoraConfig(r=2, target_modules=["query", "value", "dense"], init_lora_weights=False)
-        torch.manual_seed(0)
-        models.append(get_peft_model(network("bert", "sdpa"), config, autocast_adapter_dtype=False).train())
-    assert last_layer.install(models[1])
-    models[1].gradient_checkpointing_enable()
-    for model in models:
-        model(**inputs(padded=True)).loss.backward()
-    own = dict(models[1].named_parameters())
-    trained = {name: parameter for name, parameter in models[0].named_parameters() if parameter.requires_grad}
-    assert any("layer.2.output" in name for name in trained)
-    for name, parameter in trained.items():
-        torch.testing.assert_close(own[name].grad, parameter.grad, msg=name)
+def adapted(**options: Any) -> Any:
+    """PEFT's LoRA in float64; the same weights at every call."""
+    config = LoraConfig(r=2, init_lora_weights=False, **options)
+    torch.manual_seed(0)
+    return get_peft_model(network("bert", "sdpa"), config, autocast_adapter_dtype=False).train()
 
 
-def test_only_keys_and_values_are_computed_for_every_token() -> None:
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    """Those of what is trained, all of which has some."""
+    model(**inputs(padded=True)).loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+QUERY_VALUE = ["query", "value"]
+
+
+@pytest.mark.parametrize(
+    ("options", "ours", "every_token"),
+    [
+        ({"target_modules": QUERY_VALUE}, True, []),
+        ({"target_modules": QUERY_VALUE}, False, ["value"]),
+        ({"target_modules": ["query", "key", "value", "dense"]}, True, ["key"]),
+        ({"target_modules": ["dense"]}, True, []),
+        ({"target_modules": QUERY_VALUE, "use_dora": True}, True, ["value"]),
+    ],
+    ids=["q and v", "PEFT's own layers", "all linear layers", "neither", "DoRA"],
+)
+def test_adapters_and_recomputation_give_the_same_gradients(
+    options: dict[str, Any], ours: bool, every_token: list[str]
+) -> None:
+    whole, model = adapted(**options), adapted(**options)
+    if ours:
+        lora_layer.fuse(model)
+    assert last_layer.install(model)
+    assert model.get_submodule(CORE).reads_every_token() == every_token
+    model.gradient_checkpointing_enable()
+    expected, found = gradients(whole), gradients(model)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+
+
+def test_values_with_dropout_of_the_adapter_are_those_of_every_token() -> None:
+    model = adapted(target_modules=QUERY_VALUE, lora_dropout=0.5)
+    lora_layer.fuse(model)
+    last_layer.install(model)
+    core = model.get_submodule(CORE)
+    assert core.reads_every_token() == ["value"]
+    assert core.eval().reads_every_token() == []
+
+
+def test_dropout_of_the_attention_drops_what_transformers_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = (torch.rand(ITEMS, 2, LENGTH, generator=torch.Generator().manual_seed(2)) > 0.4).double()
+
+    def drop(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+        """The same tokens for every query, and so for the one that is read."""
+        return x * (kept if x.dim() == 3 else kept.unsqueeze(2)) / (1 - p) if training and p else x
+
+    whole = network("bert", "eager").train()
+    whole.bert.encoder.layer[-1].attention.self.dropout.p = 0.4
+    for parameter in whole.bert.encoder.layer[-1].attention.self.key.parameters():
+        parameter.requires_grad = False
+    ours = copy.deepcopy(whole)
+    ours.set_attn_implementation("sdpa")
+    assert last_layer.install(ours)
+    monkeypatch.setattr(torch.nn.functional, "dropout", drop)
+    expected, found = gradients(whole), gradients(ours)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_keys_are_computed_where_they_are_trained_and_all_else_for_few_tokens(frozen: bool) -> None:
     def flops(model: PreTrainedModel) -> int:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(**inputs(padded=False))
         return counter.get_total_flops()
 
     model = network("bert", "cpu").train()  # whose attention is made of products that the counter knows
-    model.bert.encoder.layer[-1].attention.self.dropout.p = 0.5
+    attention_of_last = model.bert.encoder.layer[-1].attention.self
+    attention_of_last.dropout.p = 0.5
+    attention_of_last.key.requires_grad_(not frozen)
     before = flops(model)
     last_layer.install(model)
-    others = ITEMS * (LENGTH - 1)
-    linear = 2 * (2 * WIDTH * WIDTH + 2 * WIDTH * HIDDEN)
-    scores = 2 * (2 * WIDTH * LENGTH)
-    assert before - flops(model) == others * (linear + scores)
+    heads, square = 2, WIDTH * WIDTH
+    whole = LENGTH * (4 * square + 2 * WIDTH * HIDDEN) + 2 * LENGTH * LENGTH * WIDTH
+    keys = square + heads * LENGTH * WIDTH if frozen else LENGTH * square + LENGTH * WIDTH
+    values = heads * square + heads * LENGTH * WIDTH
+    assert before - flops(model) == 2 * ITEMS * (whole - (2 * square + 2 * WIDTH * HIDDEN + keys + values))
 
 
 @pytest.mark.parametrize(
