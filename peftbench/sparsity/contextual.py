@@ -47,7 +47,8 @@ class Contextual(Sparsity):
     """Layers (from 0) that may be sparse; null: all but the last one where only the token that is read is computed
     there, and without ``ratio``, as nothing measures then what they are worth, but the first sixth (at least one)."""
     dense_start: float
-    """Fraction of the steps at the start that are dense."""
+    """Fraction of the steps at the start that are dense. After it blocks get their ratios: what they are worth to a
+    network that has found its way to the task is something else than what they were before."""
     dense_end: float
     """Fraction of the steps at the end that are dense, as evaluation is. The paper's networks do without; a small
     encoder that never saw its dense base again is evaluated on something else than it was trained on."""
@@ -56,8 +57,8 @@ class Contextual(Sparsity):
     calibration_batches: int = Field(ge=0)
     """Training batches on which sensitivities are measured, to divide ``ratio`` over the blocks; 0: none."""
     recalibrations: int = Field(ge=0)
-    """How many times during the sparse steps, evenly spread, means and predictions are measured again on as many
-    batches: training changes what they say. 0: never, as where there are none."""
+    """How many times after that, evenly spread over the sparse steps, means and predictions are measured again on as
+    many batches: training changes what they say. 0: never, as where there are none."""
 
     @field_validator("ratio")
     @classmethod

@@ -52,6 +52,8 @@ class ContextualHook(Hook):
         self.dense_per_token = sum(
             rows * columns for layer in layers for rows, columns in frozen_linears(layer, self.layout)
         )
+        self.menus: dict[Block, list[float]] = {}
+        """What each block may leave out."""
         self.sensitivities: calibration.Table = {}
         self.steps, self.total_steps = range(0), 0
         self.again: set[int] = set()
@@ -60,19 +62,22 @@ class ContextualHook(Hook):
         attached.model.register_forward_pre_hook(self._see, with_kwargs=True)
 
     def prepare(self, batches: Iterator[Batch], loss: Callable[[Batch], Tensor]) -> None:
-        """Make the predictors, and give every block its ratio."""
+        """Make the predictors, and see whether the ratio can be reached, before anything is trained or measured."""
         for block in self.blocks:
             block.learn(self.sparsity.predictor_rank)
-        menus = {block: calibration.menu(self._largest(block)) for block in self.blocks}
-        if self.sparsity.ratio is not None:  # out of reach? then before anything is measured
-            calibration.divide(self.sparsity.ratio, self._savings(menus), self._savings(menus))
+        self.menus = {block: calibration.menu(self._largest(block)) for block in self.blocks}
+        if self.sparsity.ratio is not None:
+            calibration.divide(self.sparsity.ratio, self._savings(), self._savings())
         self._batches, self._loss = batches, loss
+
+    def calibrate(self) -> None:
+        """Give every block its ratio, by what the network computes now: before the first sparse step."""
         trial = self._trial()
         self._measure(trial)
-        chosen = {block.name: ratios[0] for block, ratios in menus.items()}
+        chosen = {block.name: ratios[0] for block, ratios in self.menus.items()}
         if self.sparsity.ratio is not None:
-            self.sensitivities = calibration.sensitivities(trial, menus)
-            chosen = calibration.divide(self.sparsity.ratio, self._savings(menus), self.sensitivities)
+            self.sensitivities = calibration.sensitivities(trial, self.menus)
+            chosen = calibration.divide(self.sparsity.ratio, self._savings(), self.sensitivities)
         for block in self.blocks:
             block.ratio = chosen[block.name]
 
@@ -92,10 +97,10 @@ class ContextualHook(Hook):
             for block, moments in calibration.input_moments(trial, self.blocks, linear).items():
                 block.stand_at(moments)
 
-    def _savings(self, menus: Mapping[Block, list[float]]) -> calibration.Table:
+    def _savings(self) -> calibration.Table:
         return {
             block.name: {ratio: block.skipped_at(ratio) / self.dense_per_token for ratio in ratios}
-            for block, ratios in menus.items()
+            for block, ratios in self.menus.items()
         }
 
     def start(self, optimizer: torch.optim.Optimizer, total_steps: int) -> None:
@@ -103,8 +108,9 @@ class ContextualHook(Hook):
         first = math.ceil(self.sparsity.dense_start * total_steps)
         self.steps = range(first, max(first, total_steps - math.ceil(self.sparsity.dense_end * total_steps)))
         self.total_steps, times = total_steps, self.sparsity.recalibrations
-        self.again = {self.steps[len(self.steps) * i // times] for i in range(times)} - {0} if self.steps else set()
-        self.now.sparse = 0 in self.steps
+        spread = {len(self.steps) * (i + 1) // (times + 1) for i in range(times)} - {0}
+        self.again = {self.steps[i] for i in spread}
+        self._turn_to(0)
         self._computed = self._dense = 0
 
     def before_step(self, step: int) -> None:
@@ -114,13 +120,18 @@ class ContextualHook(Hook):
         self._computed += whole - sum(block.skipped for block in self.blocks)
 
     def after_step(self, step: int) -> None:
-        """Sparse or not in the next step; after the last one as in the sparse ones, whose FLOPs are to be counted.
+        """Sparse or not in the next step; after the last one as in the sparse ones, whose FLOPs are to be counted."""
+        self._turn_to(step + 1)
+        if step + 1 == self.total_steps and self.steps:
+            self.now.sparse = True
 
-        What training has changed since is measured again in time.
-        """
-        if step + 1 in self.again:
+    def _turn_to(self, step: int) -> None:
+        """Sparse or not from now on; what the step before has changed is measured where it is time to."""
+        if self.steps and step == self.steps[0]:
+            self.calibrate()
+        elif step in self.again:
             self.recalibrate()
-        self.now.sparse = step + 1 in self.steps or (step + 1 == self.total_steps and len(self.steps) > 0)
+        self.now.sparse = step in self.steps
 
     def metrics(self) -> dict[str, float]:
         """What was computed of the frozen linear layers' products, over all steps, the dense ones too."""

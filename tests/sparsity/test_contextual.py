@@ -100,7 +100,7 @@ def test_with_a_target_the_first_layer_is_no_exception():
 @pytest.mark.parametrize("fill", ["mean", "linear"])
 def test_measured_again_it_is_as_if_it_had_not_been_before(fill):
     attached, asked = network("bert"), {"fill": fill, "calibration_batches": 1, "ratio": 0.2}
-    hook = sparse(attached, **asked, recalibrations=2)
+    hook = sparse(attached, **asked, recalibrations=1)
     attached.model(**batch())  # what is kept of the first measurement is there
     with torch.no_grad():
         for _, parameter in attached.trainable():
@@ -120,8 +120,26 @@ def test_measured_again_it_is_as_if_it_had_not_been_before(fill):
     assert not torch.allclose(stale, found, rtol=1e-3)
 
 
+def test_ratios_are_those_of_the_network_after_the_dense_start():
+    attached, asked = network("bert"), {"fill": "mean", "calibration_batches": 1, "ratio": 0.3}
+    hook = sparse(attached, **asked, dense_start=0.3)
+    before = sparse(network("bert"), **asked).decisions()["sparsity"]["sensitivities"]
+    assert not any(block.ratio for block in hook.blocks)
+    with torch.no_grad():
+        for _, parameter in attached.trainable():
+            parameter.mul_(3)
+    late = network("bert")
+    late.model.load_state_dict(attached.model.state_dict())
+    hook.after_step(1)
+    assert not any(block.ratio for block in hook.blocks)
+    hook.after_step(2)
+    found, expected = (each.decisions()["sparsity"] for each in (hook, sparse(late, **asked)))
+    assert found["sensitivities"] == expected["sensitivities"] != before
+    assert found["ratios"] == expected["ratios"]
+
+
 @pytest.mark.parametrize(
-    ("dense_start", "times", "steps"), [(0.2, 3, [2, 4, 7]), (0.0, 2, [5]), (0.9, 4, [9]), (0.2, 0, [])]
+    ("dense_start", "times", "steps"), [(0.2, 3, [4, 6, 8]), (0.0, 2, [3, 6]), (0.9, 4, []), (0.2, 0, [])]
 )
 def test_when_it_is_measured_again(dense_start, times, steps):
     asked = {"fill": "mean", "calibration_batches": 1, "dense_start": dense_start}

@@ -101,6 +101,7 @@ def test_sensitivities_are_those_of_one_block_alone():
     attached = network("bert")
     hook = options(ratio=0.3, calibration_batches=2, predictor_rank=4).hook(attached)
     hook.prepare(itertools.repeat(given()), lambda each: attached.model(**each.inputs).logits.sum())
+    hook.calibrate()
     decided = hook.decisions()["sparsity"]
     assert 0.3 <= decided["left_out_of_a_sparse_step"] < 0.5
     assert {name: sorted(row) for name, row in decided["sensitivities"].items()} == {

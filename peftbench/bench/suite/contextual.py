@@ -23,7 +23,9 @@ WARMUP = 3
 GPU_STEPS = 20
 GENTLE = 0.2
 TRAINING = 375
-"""Steps of a training, as those of docs/results/contextual.md have: what calibrating again is spread over."""
+"""Steps of a training, as those of docs/results/contextual.md have: what calibrating is spread over."""
+MEASURED = {"calibrate": "calibration_ms", "recalibrate": "recalibration_ms"}
+"""What a training does besides its steps, once and again, and where the files have its times."""
 VARIANTS: dict[str, tuple[str, ...]] = {"contextual": (), "gentle": (f"sparsity.ratio={GENTLE}",)}
 """What is left out by default, and less, of which docs/results/contextual.md says what accuracy it keeps."""
 QUICK = ("sparsity.ratio=0.25", "sparsity.layers=[0]")
@@ -76,6 +78,7 @@ def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:
     sparse = {key: enter_sparse(case, *more, *(QUICK if options.quick else ())) for key, more in VARIANTS.items()}
     racing = {**{lora: enter(case, lora) for lora in LORA}, **{key: found for key, (found, _) in sparse.items()}}
     counts = {key: contender.flops_per_token() for key, contender in racing.items()}
+    decided = {key: hook.decisions()["sparsity"] for key, (_, hook) in sparse.items()}
     steps = GPU_STEPS if device.type == "cuda" and not options.quick else workload.steps_per_turn
     options.say(f"contextual: {name}: {options.repetitions} rounds")
     turns = interleave(
@@ -85,13 +88,8 @@ def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:
         warmup=1 if options.quick else WARMUP,
         wait=lambda: synchronize(device),
     )
-    again = interleave(
-        {key: hook.recalibrate for key, (_, hook) in sparse.items()},
-        options.repetitions,
-        1,
-        warmup=1,
-        wait=lambda: synchronize(device),
-    )
+    measure = {f"{key} {name}": getattr(hook, name) for key, (_, hook) in sparse.items() for name in MEASURED}
+    measured = interleave(measure, options.repetitions, 1, warmup=1, wait=lambda: synchronize(device)).ms
     return {
         "name": name,
         "long": long,
@@ -102,10 +100,10 @@ def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:
         "variants": {
             key: {
                 "options": found.context.run.dump()["sparsity"],
-                "decisions": hook.decisions()["sparsity"],
-                "recalibration_ms": again.ms[key],
+                "decisions": decided[key],
+                **{entry: measured[f"{key} {name}"] for name, entry in MEASURED.items()},
             }
-            for key, (found, hook) in sparse.items()
+            for key, (found, _) in sparse.items()
         },
         "order": [list(turn) for turn in turns.order],
         "contenders": {key: {"ms": turns.ms[key], "flops_per_token": counts[key]} for key in counts},
@@ -131,9 +129,9 @@ def enter_sparse(case: Case, *overrides: str) -> tuple[Contender, ContextualHook
 
     hook.prepare(itertools.repeat(contender.batch), loss)
     hook.start(contender.optimizer, 100)
-    hook.after_step(99)  # what comes after the last step is a sparse one
-    attached.model.train()
     assert isinstance(hook, ContextualHook)
+    hook.after_step(hook.steps[0] - 1)
+    attached.model.train()
     return contender, hook
 
 
@@ -146,10 +144,10 @@ def page(results: dict[str, Any]) -> str:
         f"process and take turns, {results['rounds']} round(s) after warm-up; a turn begins with an untimed step. A "
         "ratio is taken within each round; shown is the median over rounds, and from the smallest to the largest. A "
         "step is forward, backward, clipping and fused AdamW, after the dense start; choosing channels is part of "
-        "it, calibration before the training and during it is not. *Calibrating again* is what one such time takes, in "
-        f"steps of our LoRA. *Whole training* is what follows for all of {TRAINING} steps, as many as those of "
-        "docs/results/contextual.md: some at the start and at the end are dense, and stand-ins are measured again on "
-        "the way. FLOPs are counted op by op over a whole step."
+        "it, calibration after that start and later on is not. *Calibrating* is what it takes the first time, and each "
+        f"time again, in steps of our LoRA. *Whole training* is what follows for all of {TRAINING} steps, as many as "
+        "those of docs/results/contextual.md: some at the start and at the end are dense, and calibration is part of "
+        "it. FLOPs are counted op by op over a whole step."
     )
     cases = results["cases"]
     parts = {"Goals": _goals(cases), "Steps": _steps(cases), "What is left out": _left_out(cases)}
@@ -168,7 +166,15 @@ def _goals(cases: list[dict[str, Any]]) -> str:
 
 def _steps(cases: list[dict[str, Any]]) -> str:
     columns = ["", "Ratio", "PEFT's LoRA, ms/step", "our LoRA, ms/step", "contextual, ms/step", "× PEFT's", "From–to"]
-    columns += ["× ours", "From–to", "Calibrating again", "Whole training, × ours", "MFLOP/token", "× PEFT's", "× ours"]
+    columns += [
+        "× ours",
+        "From–to",
+        "Calibrating, again",
+        "Whole training, × ours",
+        "MFLOP/token",
+        "× PEFT's",
+        "× ours",
+    ]
     return markdown.table(columns, [_row(case, variant) for case in cases for variant in _variants(case)])
 
 
@@ -183,30 +189,31 @@ def _row(case: dict[str, Any], variant: str) -> list[str]:
     times = [series(case, "ms", name) or [] for name in (*LORA, variant)]
     faster = [ratios(case, "ms", lora, variant) for lora in LORA]
     flops = case["contenders"][variant]["flops_per_token"]
-    options, again = _variants(case)[variant]["options"], _again(case, variant)
+    options, calibrating = _variants(case)[variant]["options"], _calibrating(case, variant)
     return [
         case["name"] + (" (random weights)" if case["random_weights"] else ""),
         f"{options['ratio']:g}",
         *(f"{median(found):.1f}" for found in times),
         *(text for found in faster for text in (markdown.ratio(found), markdown.spread(found))),
-        f"{again:.2f}" if again else markdown.NOTHING,
-        f"{_whole(options, median(faster[-1]), again):.2f}×" if faster[-1] else markdown.NOTHING,
+        ", ".join(f"{taken:.2f}" for taken in calibrating if taken) or markdown.NOTHING,
+        f"{_whole(options, median(faster[-1]), calibrating):.2f}×" if faster[-1] else markdown.NOTHING,
         f"{flops / 1e6:.2f}" if flops else markdown.NOTHING,
         *(markdown.ratio(ratios(case, "flops_per_token", lora, variant)) for lora in LORA),
     ]
 
 
-def _again(case: dict[str, Any], variant: str) -> float:
-    """Dense steps that one calibration on the way takes; 0 in files from before there were any."""
-    times = _variants(case)[variant].get("recalibration_ms")
-    return median(times) / median(series(case, "ms", "lora") or [math.inf]) if times else 0.0
+def _calibrating(case: dict[str, Any], variant: str) -> list[float]:
+    """Dense steps that the first calibration takes, and one on the way; 0 in files from before they were timed."""
+    found, step = _variants(case)[variant], median(series(case, "ms", "lora") or [math.inf])
+    return [median(found.get(entry, [0.0])) / step for entry in MEASURED.values()]
 
 
-def _whole(options: dict[str, Any], faster: float, again: float) -> float:
+def _whole(options: dict[str, Any], faster: float, calibrating: list[float]) -> float:
     """How much faster a training is, of which some steps are dense."""
-    dense: float = options["dense_start"] + options["dense_end"] + options.get("recalibrations", 0) * again / TRAINING
-    sparse = 1 - options["dense_start"] - options["dense_end"]
-    return 1 / (dense + sparse / faster)
+    once, again = calibrating
+    dense: float = options["dense_start"] + options["dense_end"]
+    measuring = (once + options.get("recalibrations", 0) * again) / TRAINING
+    return 1 / (dense + measuring + (1 - dense) / faster)
 
 
 def _left_out(cases: list[dict[str, Any]]) -> str:
