@@ -93,13 +93,13 @@ def test_a_base_computed_sparsely_leaves_a_plain_adapter(tiny_run, method: str) 
         assert record.metrics[same] == plain.metrics[same]
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
     never, _ = carried_out(tiny_run(f"method={method}", *CONTEXTUAL, "sparsity.dense_start=0.99"))
-    assert never.history == plain.history, "calibration leaves the random-number generators alone"
+    assert never.history == plain.history
     assert never.metrics["flops/frozen_linear_fraction"] == 1
     decided = record.decisions["sparsity"]
-    # The first of six steps is dense; batches differ in their tokens: the fraction is near this one, not just it.
+    # The first two of six steps are dense; batches differ in their tokens: the fraction is near this one, not just it.
     left_out = decided["left_out_of_a_sparse_step"] * (1 - decided["dense_steps"] / 6)
-    assert decided["dense_steps"] == 1
-    assert left_out > 0.2
+    assert decided["dense_steps"] == 2
+    assert left_out > 0.16
     assert record.metrics["flops/frozen_linear_fraction"] == pytest.approx(1 - left_out, abs=0.04)
     assert record.metrics["flops/train_per_token"] < 0.9 * plain.metrics["flops/train_per_token"]
 

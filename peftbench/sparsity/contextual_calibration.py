@@ -8,10 +8,10 @@ choice minimises the sum of sensitivities among those that leave out enough (a m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ class Trial:
     model: nn.Module
     base: nn.Module
     """The transformer whose first output is the last hidden states."""
+    layers: Sequence[nn.Module]
     now: Now
     batches: list[Batch]
     loss: Callable[[Batch], Tensor]
@@ -72,6 +73,28 @@ class Trial:
         """Last hidden states of the tokens that count, float32, shape (tokens, d)."""
         self.loss(batch)
         return self.seen.pop()[self.looked_at(batch)].float()
+
+    def answers(self, batch: Batch) -> tuple[Tensor, list[Any]]:
+        """Those, and what each layer has answered on the way."""
+        found: list[Any] = []
+        handles = [layer.register_forward_hook(lambda *call: found.append(call[-1])) for layer in self.layers]
+        try:
+            return self.hidden(batch), found
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def known(self, answers: Sequence[Any]) -> Iterator[None]:
+        """The first layers, as many as there are ``answers``, give these and compute nothing."""
+        layers = self.layers[: len(answers)]
+        for layer, answer in zip(layers, answers, strict=True):
+            layer.__dict__["forward"] = lambda *args, _answer=answer, **kwargs: _answer
+        try:
+            yield
+        finally:
+            for layer in layers:
+                del layer.__dict__["forward"]
 
 
 def real(batch: Batch) -> Tensor:
@@ -164,12 +187,13 @@ def sensitivities(trial: Trial, blocks: Mapping[Block, list[float]]) -> Table:
     sums: Table = {block.name: dict.fromkeys(ratios, 0.0) for block, ratios in blocks.items()}
     with trial.quiet():
         for batch in trial.batches:
-            dense = trial.hidden(batch)
+            dense, answers = trial.answers(batch)
             for block, ratios in blocks.items():
-                for ratio in ratios:
-                    trial.now.only, block.ratio = block, ratio
-                    error = (trial.hidden(batch) - dense).square().sum() / dense.square().sum()
-                    sums[block.name][ratio] += float(error) / len(trial.batches)
+                with trial.known(answers[: block.number]):  # which no later block changes
+                    for ratio in ratios:
+                        trial.now.only, block.ratio = block, ratio
+                        error = (trial.hidden(batch) - dense).square().sum() / dense.square().sum()
+                        sums[block.name][ratio] += float(error) / len(trial.batches)
                 trial.now.only, block.ratio = None, 0.0
     return sums
 

@@ -38,7 +38,7 @@ class ContextualHook(Hook):
 
     def __init__(self, sparsity: Contextual, attached: Attached) -> None:
         self.sparsity, self.model, self.now = sparsity, attached.model, Now()
-        self.layout, self.base, layers = find_layers(attached.model)
+        self.layout, self.base, self.layers = find_layers(attached.model)
         self.classifies = is_classifier(attached.model)
         if sparsity.output_tokens == "dense" and not self.classifies:
             raise UserError(
@@ -46,11 +46,11 @@ class ContextualHook(Hook):
                 "taken at every token and all would be dense: write sparsity.output_tokens=sparse"
             )
         self.blocks: list[Block] = []
-        for number in _chosen_layers(sparsity, layers):
+        for number in _chosen_layers(sparsity, self.layers):
             kinds = [FeedForward] * (sparsity.ffn > 0) + [Attention] * (sparsity.attention > 0)
-            self.blocks += [kind(self.now, number, layers[number], self.layout) for kind in kinds]
+            self.blocks += [kind(self.now, number, self.layers[number], self.layout) for kind in kinds]
         self.dense_per_token = sum(
-            rows * columns for layer in layers for rows, columns in frozen_linears(layer, self.layout)
+            rows * columns for layer in self.layers for rows, columns in frozen_linears(layer, self.layout)
         )
         self.menus: dict[Block, list[float]] = {}
         """What each block may leave out."""
@@ -88,7 +88,7 @@ class ContextualHook(Hook):
     def _trial(self) -> calibration.Trial:
         """With the next batches."""
         few = [calibration.few_items(b) for b in itertools.islice(self._batches, self.sparsity.calibration_batches)]
-        return calibration.Trial(self.model, self.base, self.now, few, self._loss, self._looked_at)
+        return calibration.Trial(self.model, self.base, self.layers, self.now, few, self._loss, self._looked_at)
 
     def _measure(self, trial: calibration.Trial) -> None:
         """What is left out stands from now on at what the network, as it is now, makes of it."""

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -83,7 +84,7 @@ class Loop:
         best = Best(self.task, self.recipe.select)
         trained = Trained(total, {})
         for hook in self.hooks:
-            hook.prepare((batch.to(self.device) for batch in self._batches()), self._loss)
+            hook.prepare((batch.to(self.device) for batch in self._batches()), partial(self._loss, self.attached.model))
             hook.start(optimizer, total)
         model.train()
         losses, curve = Losses(), Curve(self.device)
@@ -114,7 +115,8 @@ class Loop:
 
     def _step(self, step: int, batch: Batch, optimizer: torch.optim.Optimizer) -> torch.Tensor:
         """One optimizer step; returns the (detached) loss without penalties, still on the device."""
-        loss = self._loss(batch.to(self.device))
+        model = self.attached.model if self.compiled is None else self.compiled
+        loss = self._loss(model, batch.to(self.device))
         penalties = [penalty for hook in self.hooks if (penalty := hook.penalty()) is not None]
         torch.stack([loss, *penalties]).sum().backward()
         for hook in self.hooks:
@@ -128,8 +130,7 @@ class Loop:
         optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
-    def _loss(self, batch: Batch) -> torch.Tensor:
-        model = self.attached.model if self.compiled is None else self.compiled
+    def _loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         with self.autocast():
             return self.task.loss(model, batch)
 

@@ -25,6 +25,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "bert": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64},
     "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 2, "n_inner": 64, "n_positions": 64, "pad_token_id": 0},
 }
+ARCHITECTURES = ["bert", "distilbert", "gpt2"]
 DROPOUTS = ("dropout", "attention_dropout", "seq_classif_dropout", "hidden_dropout_prob")
 DROPOUTS += ("attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop")
 QV: dict[str, list[str]] = {"distilbert": ["q_lin", "v_lin"], "bert": ["query", "value"], "gpt2": ["c_attn"]}

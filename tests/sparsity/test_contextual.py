@@ -14,9 +14,8 @@ from peftbench.sparsity.contextual_blocks import Attention, FeedForward
 from peftbench.sparsity.contextual_hook import FRACTION
 from peftbench.training import last_layer
 
-from .contextual_nets import READ, batch, chosen, given, mask_base, network, options, sparse
+from .contextual_nets import ARCHITECTURES, READ, batch, chosen, given, mask_base, network, options, sparse
 
-ARCHITECTURES = ["bert", "distilbert", "gpt2"]
 TARGETS = ["qv", "first", "out", "all"]
 
 

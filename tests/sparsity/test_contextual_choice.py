@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 
 from peftbench.errors import Skip, UserError
 from peftbench.methods.base import Attached
@@ -13,7 +14,7 @@ from peftbench.sparsity import contextual_calibration as calibration
 from peftbench.sparsity import contextual_predictor as predictor
 from peftbench.sparsity.contextual_linear import base_linear
 
-from .contextual_nets import batch, given, network, options, sparse
+from .contextual_nets import ARCHITECTURES, batch, given, network, options, sparse
 
 
 def seeded(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -117,6 +118,23 @@ def test_sensitivities_are_those_of_one_block_alone():
     expected = ((hidden[-1] - hidden[0]).square().sum() / hidden[0].square().sum()).item()
     assert decided["sensitivities"]["2.ffn"]["0.75"] == pytest.approx(expected, rel=1e-5)
     assert torch.equal(attached.model(**batch()).logits, network("bert").model(**batch()).logits), "dense again"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_layers_before_a_block_are_not_computed_again_for_it(architecture):
+    attached = network(architecture)
+    hook = options(ratio=0.3, fill="mean", calibration_batches=1, predictor_rank=4).hook(attached)
+    hook.prepare(itertools.repeat(given()), lambda each: attached.model(**each.inputs).logits.sum())
+    calls = dict.fromkeys(range(len(hook.layers)), 0)
+    for number, layer in enumerate(hook.layers):
+        norm = next(module for module in layer.modules() if isinstance(module, nn.LayerNorm))
+        norm.register_forward_hook(lambda *_, number=number: calls.update({number: calls[number] + 1}))
+    drawn = torch.get_rng_state()
+    hook.calibrate()
+    assert torch.equal(torch.get_rng_state(), drawn), "training draws what it would have drawn"
+    tried = [sum(len(menu) for block, menu in hook.menus.items() if block.number <= number) for number in calls]
+    assert list(calls.values()) == [2 + count for count in tried], "twice dense, for stand-ins and for comparing"
+    assert not any("forward" in vars(layer) for layer in hook.layers)
 
 
 def test_output_tokens_are_those_of_classifiers():

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,8 @@ from peftbench.bench.frame import Options
 from peftbench.bench.goals import COLUMNS, FLOPS, Goal, ratios, series
 
 if TYPE_CHECKING:
+    import torch
+
     from peftbench.bench.contenders import Contender
     from peftbench.bench.workloads import Case
     from peftbench.sparsity.contextual_hook import ContextualHook
@@ -24,8 +28,6 @@ GPU_STEPS = 20
 GENTLE = 0.2
 TRAINING = 375
 """Steps of a training, as those of docs/results/contextual.md have: what calibrating is spread over."""
-MEASURED = {"calibrate": "calibration_ms", "recalibrate": "recalibration_ms"}
-"""What a training does besides its steps, once and again, and where the files have its times."""
 VARIANTS: dict[str, tuple[str, ...]] = {"contextual": (), "gentle": (f"sparsity.ratio={GENTLE}",)}
 """What is left out by default, and less, of which docs/results/contextual.md says what accuracy it keeps."""
 QUICK = ("sparsity.ratio=0.25", "sparsity.layers=[0]")
@@ -88,8 +90,8 @@ def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:
         warmup=1 if options.quick else WARMUP,
         wait=lambda: synchronize(device),
     )
-    measure = {f"{key} {name}": getattr(hook, name) for key, (_, hook) in sparse.items() for name in MEASURED}
-    measured = interleave(measure, options.repetitions, 1, warmup=1, wait=lambda: synchronize(device)).ms
+    measure = {key: hook.recalibrate for key, (_, hook) in sparse.items()}
+    again = interleave(measure, options.repetitions, 1, warmup=1, wait=lambda: synchronize(device))
     return {
         "name": name,
         "long": long,
@@ -101,13 +103,25 @@ def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:
             key: {
                 "options": found.context.run.dump()["sparsity"],
                 "decisions": decided[key],
-                **{entry: measured[f"{key} {name}"] for name, entry in MEASURED.items()},
+                "calibration_ms": [_taken(hook.calibrate, device)],
+                "recalibration_ms": again.ms[key],
             }
-            for key, (found, _) in sparse.items()
+            for key, (found, hook) in sparse.items()
         },
         "order": [list(turn) for turn in turns.order],
         "contenders": {key: {"ms": turns.ms[key], "flops_per_token": counts[key]} for key in counts},
     }
+
+
+def _taken(work: Callable[[], None], device: torch.device) -> float:
+    """Milliseconds that ``work`` takes, once: it is as long as many steps."""
+    from peftbench.measuring.clock import synchronize
+
+    synchronize(device)
+    start = time.perf_counter()
+    work()
+    synchronize(device)
+    return (time.perf_counter() - start) * 1e3
 
 
 def enter_sparse(case: Case, *overrides: str) -> tuple[Contender, ContextualHook]:
@@ -144,10 +158,10 @@ def page(results: dict[str, Any]) -> str:
         f"process and take turns, {results['rounds']} round(s) after warm-up; a turn begins with an untimed step. A "
         "ratio is taken within each round; shown is the median over rounds, and from the smallest to the largest. A "
         "step is forward, backward, clipping and fused AdamW, after the dense start; choosing channels is part of "
-        "it, calibration after that start and later on is not. *Calibrating* is what it takes the first time, and each "
-        f"time again, in steps of our LoRA. *Whole training* is what follows for all of {TRAINING} steps, as many as "
-        "those of docs/results/contextual.md: some at the start and at the end are dense, and calibration is part of "
-        "it. FLOPs are counted op by op over a whole step."
+        "it, calibration after that start and later on is not. *Calibrating* is what it takes the first time (timed "
+        "once), and each time again, in steps of our LoRA. *Whole training* is what follows for all of "
+        f"{TRAINING} steps, as many as those of docs/results/contextual.md: some at the start and at the end are "
+        "dense, and calibration is part of it. FLOPs are counted op by op over a whole step."
     )
     cases = results["cases"]
     parts = {"Goals": _goals(cases), "Steps": _steps(cases), "What is left out": _left_out(cases)}
@@ -205,7 +219,7 @@ def _row(case: dict[str, Any], variant: str) -> list[str]:
 def _calibrating(case: dict[str, Any], variant: str) -> list[float]:
     """Dense steps that the first calibration takes, and one on the way; 0 in files from before they were timed."""
     found, step = _variants(case)[variant], median(series(case, "ms", "lora") or [math.inf])
-    return [median(found.get(entry, [0.0])) / step for entry in MEASURED.values()]
+    return [median(found.get(f"{name}_ms", [0.0])) / step for name in ("calibration", "recalibration")]
 
 
 def _whole(options: dict[str, Any], faster: float, calibrating: list[float]) -> float:
