@@ -1,8 +1,8 @@
-"""What the C allocator does with memory that is freed: by itself it costs up to a seventh of a training step.
+"""What the C allocator does with memory that is freed: by itself it costs up to a tenth of a training step.
 
 torch has no cache of its own on the CPU. glibc gives blocks above a threshold, and the end of its heap, back to the
 system as soon as they are free, so every step's activations are new pages, each of which the kernel must fault in and
-clear: at IMDB's length 50,000 of them in a step of LoRA on MiniLM (docs/benchmarks/allocator.md).
+clear: at IMDB's length 10,000 of them in a step of LoRA on MiniLM (docs/benchmarks/allocator.md).
 `peftbench.measuring.memory.resident` gives free pages back between phases.
 """
 
