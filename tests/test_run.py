@@ -19,6 +19,7 @@ from peftbench.bench.contenders import ready
 from peftbench.bench.workloads import TINY, Case
 from peftbench.record import Record
 from peftbench.run import build, execute
+from peftbench.sparsity.contextual_hook import ContextualHook
 from peftbench.sweep.grid import Point
 from peftbench.sweep.outcome import blank_record
 
@@ -102,6 +103,21 @@ def test_a_base_computed_sparsely_leaves_a_plain_adapter(tiny_run, method: str) 
     assert left_out > 0.16
     assert record.metrics["flops/frozen_linear_fraction"] == pytest.approx(1 - left_out, abs=0.04)
     assert record.metrics["flops/train_per_token"] < 0.9 * plain.metrics["flops/train_per_token"]
+
+
+def test_calibration_leaves_the_random_number_generators_alone(tiny_run, monkeypatch) -> None:
+    calibrate, calls = ContextualHook.calibrate, []
+
+    def measure_only(hook: ContextualHook) -> None:
+        calibrate(hook)
+        calls.append(hook)
+        for block in hook.blocks:
+            block.ratio = 0.0
+
+    monkeypatch.setattr(ContextualHook, "calibrate", measure_only)
+    measured, _ = carried_out(tiny_run(*CONTEXTUAL))
+    assert calls
+    assert measured.history == carried_out(tiny_run())[0].history
 
 
 def test_methods_of_one_seed_start_from_the_same_base_and_head(tiny_run) -> None:

@@ -53,6 +53,7 @@ class Trial:
     base: nn.Module
     """The transformer whose first output is the last hidden states."""
     layers: Sequence[nn.Module]
+    """Those of it, the first one first; blocks are told by their place in it."""
     now: Now
     batches: list[Batch]
     loss: Callable[[Batch], Tensor]
@@ -106,7 +107,7 @@ def real(batch: Batch) -> Tensor:
 
 
 def few_items(batch: Batch, count: int = ITEMS) -> Batch:
-    """The first of a batch: enough to see what matters, at a fraction of a step's cost."""
+    """The first ``count`` of a batch: enough to see what matters, at a fraction of a step's cost."""
     inputs = {name: value[:count] for name, value in batch.inputs.items()}
     tokens = int(inputs["attention_mask"].sum())
     return replace(batch, inputs=inputs, labels=batch.labels[:count], rows=batch.rows[:count], real_tokens=tokens)

@@ -104,7 +104,8 @@ def _is_frozen(layer: nn.Module) -> bool:
 
 def _is_affine(layer: nn.Module) -> bool:
     """Whether it computes ``W x + b`` with the same W and b for every token: adapters of our own say so."""
-    return isinstance(layer, nn.Linear) or getattr(layer, "is_affine", bool)()
+    own = getattr(layer, "is_affine", None)
+    return isinstance(layer, nn.Linear) or (own is not None and own())
 
 
 def install(model: nn.Module) -> bool:
