@@ -39,10 +39,7 @@ class Context:
 
     @property
     def attention(self) -> str:
-        """Which of transformers' attention implementations is used."""
-        asked = self.run.trainer.attention
-        if asked != "auto":
-            return asked
+        """Which of our attention implementations takes the place of SDPA."""
         return attention.NAME if self.own_dropout else attention.PADDED
 
     @property

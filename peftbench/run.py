@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from peftbench.config import RunConfig
     from peftbench.data.base import TextData
     from peftbench.methods.base import Attached
+    from peftbench.models.base import Loaded
     from peftbench.record import Record
     from peftbench.sweep.child import OnProgress
     from peftbench.tasks.base import Encoded, Task
@@ -58,7 +60,7 @@ def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgres
     device = resolve_device(run.device)
     dtype = precision.resolve(run.trainer.precision, device)
     context = Context(run, folder, record, on_progress, device, dtype, resident(device))
-    record.environment |= {**describe(device, dtype), "attention": context.attention}
+    record.environment |= describe(device, dtype)
     try:
         data = prepare(context)
         attached = build(context, data.task)
@@ -99,24 +101,37 @@ def prepare(context: Context) -> Data:
     return Data(text, task, train, validation, evaluation)
 
 
+def load(context: Context, task: Task, load_kwargs: Mapping[str, Any]) -> Loaded:
+    """The base model, with the attention that the recipe asks for; the same seed gives it the same fresh head."""
+    run, record = context.run, context.record
+    where: dict[str, Any] = {}
+    if context.device.type == "cuda":
+        where["device_map"] = {"": str(context.device)}
+    if run.trainer.attention != "auto":
+        where["attn_implementation"] = run.trainer.attention
+    seed_everything(run.seed)
+    loaded = run.model.build(task, {**where, **load_kwargs})
+    attention.register()
+    if run.trainer.attention == "auto":
+        attention.choose(loaded.model, context.attention)
+    record.base |= loaded.identity
+    record.environment["attention"] = loaded.model.config._attn_implementation
+    seed_everything(run.seed)
+    return loaded
+
+
 def build(context: Context, task: Task) -> Attached:
-    """Load the base model and attach the method; the same seed gives every method the same fresh head."""
+    """Load the base model and attach the method."""
     run, record = context.run, context.record
     context.on_progress("loading", 0, 0)
     with context.clock("load"):
-        seed_everything(run.seed)
-        attention.register()
-        where: dict[str, Any] = {"attn_implementation": context.attention}
-        if context.device.type == "cuda":
-            where["device_map"] = {"": str(context.device)}
-        extra = run.method.load_kwargs(run, run.model.head(task), context.dtype)
-        loaded = run.model.build(task, {**where, **extra})
-        record.base |= loaded.identity | {"targets": list(loaded.targets), "head": list(loaded.head)}
+        loaded = load(context, task, run.method.load_kwargs(run, run.model.head(task), context.dtype))
+        record.base |= {"targets": list(loaded.targets), "head": list(loaded.head)}
         size = base_bytes(loaded.model, loaded.head)
-        seed_everything(run.seed)
         attached = run.method.attach(loaded, run)
         record.metrics["size/base_bytes"] = size - hold_in(attached.model, context.dtype)
         attached.model.to(context.device)
+        attention.ask_nothing(attached.model)
         if run.trainer.gradient_checkpointing:
             attached.model.gradient_checkpointing_enable()  # type: ignore[operator]
         if context.own_dropout:

@@ -17,18 +17,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftbench import run
 from peftbench.bench.workloads import RANK, Case
-from peftbench.context import seed_everything
 from peftbench.measuring.sizes import base_bytes
 from peftbench.methods import injection
 from peftbench.methods.base import Attached
-from peftbench.training import attention
 from peftbench.training.optimizer import build_optimizer
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
     from peftbench.context import Context
-    from peftbench.models.base import Loaded
     from peftbench.tasks.base import Batch
 
 Build = Callable[[Case], tuple["Context", Attached]]
@@ -120,7 +117,7 @@ def _peer(configure: Configure, *, four_bit: bool = False) -> Build:
         from peft import get_peft_model, prepare_model_for_kbit_training
 
         context = case.context("lora")
-        loaded = _load(context, case, four_bit)
+        loaded = run.load(context, case.task, _quantized(context, case) if four_bit else {})
         if four_bit:
             prepare_model_for_kbit_training(loaded.model, use_gradient_checkpointing=False)
         sites = injection.find_sites(loaded, case.targets)
@@ -133,21 +130,7 @@ def _peer(configure: Configure, *, four_bit: bool = False) -> Build:
     return build
 
 
-def _load(context: Context, case: Case, four_bit: bool) -> Loaded:
-    """The base network, by the loader and the seed that `peftbench.run.build` uses."""
-    attention.register()
-    where: dict[str, Any] = {"attn_implementation": context.attention}
-    if four_bit or context.device.type == "cuda":
-        where["device_map"] = {"": str(context.device)}
-    extra = _quantized(context, context.run.model.head(case.task)) if four_bit else {}
-    seed_everything(context.run.seed)
-    loaded = context.run.model.build(case.task, {**where, **extra})
-    context.record.base |= loaded.identity
-    seed_everything(context.run.seed)
-    return loaded
-
-
-def _quantized(context: Context, head: tuple[str, ...]) -> Mapping[str, Any]:
+def _quantized(context: Context, case: Case) -> Mapping[str, Any]:
     """QLoRA's settings, written out as a user of transformers writes them."""
     from transformers import BitsAndBytesConfig
 
@@ -156,9 +139,9 @@ def _quantized(context: Context, head: tuple[str, ...]) -> Mapping[str, Any]:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=context.dtype,
-        llm_int8_skip_modules=list(head),
+        llm_int8_skip_modules=list(context.run.model.head(case.task)),
     )
-    return {"quantization_config": config}
+    return {"quantization_config": config, "device_map": {"": str(context.device)}}
 
 
 def _lora(common: dict[str, Any]) -> PeftConfig:

@@ -103,6 +103,8 @@ class Pretrained(Model):
 def _explain(model: Pretrained, error: Exception) -> str:
     """One sentence for whatever transformers, safetensors or the hub raised."""
     text = " ".join(str(error).split())
+    if "attention implementation" in text:
+        return f"model={model.name}: trainer.attention=sdpa is not for this network; write trainer.attention=auto"
     if model.path is not None:
         if "safetensors" in text and "no file" in text.lower():
             return f"model.path={model.path}: no safetensors file there; convert the weights to safetensors first"
@@ -114,9 +116,14 @@ def _explain(model: Pretrained, error: Exception) -> str:
 
 
 def task_fields(config: PretrainedConfig, task: Task) -> None:
-    """Write the task's fields into the network's configuration, and a pad token where it lacks one."""
+    """Write the task's fields into the network's configuration, and a pad token where it lacks one.
+
+    A decoder keeps no keys and values for tokens to come, which there are none of here: it would copy them all.
+    """
     for name, value in task.config_kwargs.items():
         setattr(config, name, value)
+    if getattr(config, "use_cache", False):
+        config.use_cache = False
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = getattr(config, "eos_token_id", None)
 

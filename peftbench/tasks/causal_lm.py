@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -36,11 +36,6 @@ class CausalLM(LanguageModeling):
     primary: ClassVar[str] = "quality/perplexity"
     greater_is_better: ClassVar[bool] = False
     peft_type: ClassVar[str | None] = "CAUSAL_LM"
-
-    @property
-    def config_kwargs(self) -> dict[str, Any]:
-        """See `Task.config_kwargs`; keys and values of past tokens are never read again here."""
-        return {"use_cache": False}
 
     def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool) -> Encoded:
         """See `Task.encode`; ids number the windows."""

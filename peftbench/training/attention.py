@@ -10,13 +10,16 @@ to its output. Its weights are kept for the way back: P >= 0 leaves a sign bit f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
 from peftbench.training.dropout import RESOLUTION, Bits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NAME = "cpu"
 """Under which `attention` is known to transformers."""
@@ -141,8 +144,11 @@ def attention(
 
 
 def register() -> None:
-    """Make both implementations known to transformers; `attention` gets the additive mask of its plain attention."""
-    from transformers import AttentionInterface, AttentionMaskInterface
+    """Make both implementations known to transformers; `attention` gets the additive mask of its plain attention.
+
+    Nor does a decoder ask from now on whether positions that it is given no mask for are those of several texts.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import eager_mask, sdpa_mask
 
@@ -150,6 +156,36 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, _padding(eager_mask))
     AttentionInterface.register(PADDED, sdpa_attention_forward)
     AttentionMaskInterface.register(PADDED, _padding(sdpa_mask))
+    masking_utils.find_packed_sequence_indices = _one_text
+
+
+def choose(model: PreTrainedModel, name: str) -> None:
+    """Let ``model`` attend by what is registered as ``name``, where SDPA is what transformers has chosen for it.
+
+    Where it is not, the network does more than that with its scores (Gemma 2 caps them, DeBERTa adds to them).
+    """
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(name)
+
+
+def _one_text(position_ids: torch.Tensor) -> None:
+    """For what transformers asks a GPU in every step of a decoder: an item holds one text here."""
+
+
+def ask_nothing(model: nn.Module) -> None:
+    """Take from ``model`` its look, where it is given no mask, whether it should have been (GPT-2's, DeBERTa's).
+
+    That too would wait for a GPU at every step, and there is a mask wherever there is padding.
+    """
+    from transformers import PreTrainedModel
+
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            vars(module)["warn_if_padding_and_no_attention_mask"] = _unasked
+
+
+def _unasked(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+    """In place of `PreTrainedModel.warn_if_padding_and_no_attention_mask`."""
 
 
 def _padding(make: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel
 
 from peftbench.errors import UserError
 from peftbench.models.packaged import Packaged
@@ -125,3 +126,18 @@ def test_half_precision_checkpoints_are_trained_in_float32(tmp_path: Path) -> No
     tiny("bert").build(Classes(), {}).model.bfloat16().save_pretrained(tmp_path)
     loaded = Pretrained(name="bert", id="x", path=str(tmp_path), targets=("query",)).build(Classes(), {})
     assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
+
+
+def test_a_decoder_keeps_nothing_for_tokens_to_come() -> None:
+    model = tiny("gpt2").build(Classes(), {}).model.eval()
+    assert model(input_ids=torch.ones(1, 4, dtype=torch.int64)).past_key_values is None
+
+
+def test_attention_that_a_network_cannot_have_is_said(tmp_path: Path) -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    network = AutoModel.from_config(AutoConfig.for_model("deberta-v2", vocab_size=50, **shape))
+    network.save_pretrained(tmp_path)
+    model = Pretrained(name="deberta", id="x", path=str(tmp_path), targets=("query_proj",))
+    with pytest.raises(UserError, match=r"write trainer\.attention=auto"):
+        model.build(Classes(), {"attn_implementation": "sdpa"})
+    assert model.build(Classes(), {}).model.config._attn_implementation == "eager"

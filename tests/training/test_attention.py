@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from peftbench.bench.contenders import Ops
 from peftbench.bench.workloads import TINY, Case
@@ -95,58 +94,48 @@ def test_attention_equals_torchs_own(training) -> None:
         assert ((draws.mean(0) - expected).abs() < 6 * error + 1e-3).all()
 
 
-@pytest.mark.parametrize("name", [attention.NAME, attention.PADDED])
-@pytest.mark.parametrize("option", ["bert", "distilbert", "gpt2", "llama"])
-def test_a_network_computes_what_it_does_with_transformers_plain_attention(option: str, name: str) -> None:
-    from transformers import (
-        BertConfig,
-        BertModel,
-        DistilBertConfig,
-        DistilBertModel,
-        GPT2Config,
-        GPT2Model,
-        LlamaConfig,
-        LlamaModel,
-    )
+QUESTION = "_local_scalar_dense"
+GROUPED = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
+LOCAL = {"sliding_window": 3, "local_attention": 4, "global_attn_every_n_layers": 2}
+OURS = ("albert", "bert", "distilbert", "gpt2", "llama", "mistral", "modernbert", "roberta")
+THEIRS = {"deberta-v2": "eager", "falcon": "sdpa", "gemma2": "eager", "gpt_oss": "eager", "mpnet": "eager"}
+"""Networks that do more with their scores than SDPA does, or that cannot be told what to attend by."""
 
+
+@pytest.mark.parametrize("name", [attention.NAME, attention.PADDED])
+@pytest.mark.parametrize("architecture", [*OURS, *THEIRS])
+def test_a_network_computes_what_it_does_with_transformers_plain_attention(architecture: str, name: str) -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    special = {"vocab_size": 50, "max_position_embeddings": 32, "pad_token_id": 0, "initializer_range": 0.5}
+    more = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "attn_logit_softcapping": 0.5}
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1}
+    grouped = GROUPED if architecture in ("llama", "mistral", "gemma2", "gpt_oss") else {}
+
+    def network(**how: str) -> PreTrainedModel:  # a configuration each: it keeps what it is told about attention
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(architecture, **{**shape, **special, **LOCAL, **more, **experts, **grouped})
+        return AutoModel.from_config(config, **how).eval()
+
+    plain, theirs, ours = network(attn_implementation="eager"), network(), network()
     attention.register()
-    config, network = {
-        "bert": (
-            BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50),
-            BertModel,
-        ),
-        "distilbert": (DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=32, vocab_size=50), DistilBertModel),
-        "gpt2": (GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=50), GPT2Model),
-        "llama": (  # grouped queries
-            LlamaConfig(
-                hidden_size=16,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                intermediate_size=32,
-                vocab_size=50,
-            ),
-            LlamaModel,
-        ),
-    }[option]
-    torch.manual_seed(0)
-    # A copy each: what the network is told about attention is kept in its configuration.
-    plain = network._from_config(deepcopy(config), attn_implementation="eager").eval()
-    ours = network._from_config(deepcopy(config), attn_implementation=name).eval()
-    ours.load_state_dict(plain.state_dict())
+    attention.choose(ours, name)
+    attention.ask_nothing(ours)
+    assert ours.config._attn_implementation == THEIRS.get(architecture, name)
     ids = torch.randint(1, 50, (3, 7))
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] * 6 + [0]])
     with torch.no_grad():
-        first = plain(input_ids=ids, attention_mask=mask).last_hidden_state
-        with Ops() as asked:
-            second = ours(input_ids=ids, attention_mask=mask).last_hidden_state
-        theirs = network._from_config(deepcopy(config), attn_implementation="sdpa").eval()
-        with Ops() as asked_by_theirs:
-            theirs(input_ids=ids, attention_mask=mask)
-    question = "_local_scalar_dense"  # whether there is padding
-    assert asked.counts[question] == 0
-    assert asked_by_theirs.counts[question] > 0
-    assert torch.allclose(first[mask.bool()], second[mask.bool()], atol=1e-5)
+        for inputs in ({"attention_mask": mask}, {}):
+            expected = plain(input_ids=ids, attention_mask=inputs.get("attention_mask", torch.ones_like(ids)))[0]
+            with Ops() as asked:
+                found = ours(input_ids=ids, use_cache=False, **inputs)[0]
+            read = inputs.get("attention_mask", torch.ones_like(ids)).bool()
+            assert torch.allclose(expected[read], found[read], atol=1e-4)
+            if architecture in OURS:
+                assert asked.counts[QUESTION] == 0
+        if architecture == "bert":  # transformers asks whether there is padding
+            with Ops() as asked:
+                theirs(input_ids=ids, attention_mask=mask)
+            assert asked.counts[QUESTION] > 0
 
 
 def test_what_is_computed_twice_has_torchs_own_dropout() -> None:

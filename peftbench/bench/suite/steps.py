@@ -84,7 +84,8 @@ def _time(case: Any, result: dict[str, Any], warmup: int, options: Options) -> N
             continue
         entry["trainable"] = parameter_counts(contender.attached)["params/trainable"]
         entry["frozen_linear_bytes"] = contender.frozen_linear_bytes()
-        result |= {"base": dict(contender.context.record.base), "attention": contender.context.attention}
+        record = contender.context.record
+        result |= {"base": dict(record.base), "attention": record.environment["attention"]}
         racing[name] = contender
     options.say(f"steps: {result['workload']}, {case.targets}: {options.repetitions} rounds")
     device = torch.device(case.device)
