@@ -37,6 +37,17 @@ def write_sentences(path: Path, count: int = 160, seed: int = 0) -> Path:
     return path
 
 
+def write_corpus(folder: Path) -> Path:
+    """A corpus in three splits, as WikiText-2's: ``train.parquet`` and so on."""
+    import pandas as pd
+
+    folder.mkdir()
+    for name, count in (("train", 80), ("validation", 20), ("test", 20)):
+        rows = [{"text": f"line {i} of a {name} text that goes on for a while"} for i in range(count)]
+        pd.DataFrame(rows).to_parquet(folder / f"{name}.parquet")
+    return folder
+
+
 def noop_launcher():
     """Real processes from a fork server, in which a run is ``tests/sweep/noop.py``'s."""
     from peftbench.sweep.process import ForkServer

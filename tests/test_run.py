@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-from support import ROOT, options, pruning
+from support import ROOT, options, pruning, write_corpus
 
 from peftbench.bench.contenders import ready
 from peftbench.bench.workloads import TINY, Case
@@ -148,12 +148,7 @@ def test_gradient_checkpointing_changes_no_figure(tiny_run) -> None:
 
 
 def test_language_models_get_their_own_figures(tiny_run, tmp_path: Path) -> None:
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    for name, count in (("train", 80), ("validation", 20), ("test", 20)):
-        rows = [{"text": f"line {i} of a {name} text that goes on for a while"} for i in range(count)]
-        pd.DataFrame(rows).to_parquet(corpus / f"{name}.parquet")
-    data = [f"dataset.path={corpus}", "dataset=wikitext2", "dataset.max_length=32"]
+    data = [f"dataset.path={write_corpus(tmp_path / 'corpus')}", "dataset=wikitext2", "dataset.max_length=32"]
     causal, _ = carried_out(tiny_run(*data, "model.architecture=gpt2"))
     masked, _ = carried_out(tiny_run(*data, "model.architecture=distilbert"))
     assert "quality/perplexity" in causal.metrics
