@@ -22,6 +22,8 @@ NAME = "elsewhere"
 TRANSFERS = ("_to_copy", "copy_")
 ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")
 """Whose answers, or their sizes, the host must know."""
+INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
+"""So must it where the index is a mask."""
 
 
 class Backend(_DummyBackendModule):
@@ -83,7 +85,8 @@ class Device(TorchDispatchMode):
             return func(*args, **kwargs)
         if there and name not in TRANSFERS and any(t.dim() for t in tensors if not isinstance(t, Elsewhere)):
             raise RuntimeError(f"{name}: tensors of both devices, {[(t.device, tuple(t.shape)) for t in tensors]}")
-        if name in ASKING or not stays:
+        masked = name in INDEXING and any(tensor.dtype == torch.bool for tensor in tensors)
+        if name in ASKING or masked or not stays:
             self.waits[name] += 1
         found = func(*tree_map(_here, args), **_computed_here(kwargs))
         if not stays:
