@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from peftbench.record import Record
 
 ON_DEVICE = False
-SEEDS = 5
 SENTENCES = 4000
 JOBS = 2
 WAYS = {
@@ -44,7 +43,7 @@ def run(options: Options) -> dict[str, Any]:
     """Every way with every seed, two runs at a time; what is measured is quality, so they may disturb each other."""
     from peftbench.bench import realdata
 
-    seeds = [0, 1] if options.quick else list(range(min(SEEDS, max(2, options.repetitions))))
+    seeds = list(range(max(2, options.repetitions)))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         source = realdata.make_up(folder / "sst2") if options.quick else realdata.find(options, "sst2")
