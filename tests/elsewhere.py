@@ -85,7 +85,7 @@ class Device(TorchDispatchMode):
             return func(*args, **kwargs)
         if there and name not in TRANSFERS and any(t.dim() for t in tensors if not isinstance(t, Elsewhere)):
             raise RuntimeError(f"{name}: tensors of both devices, {[(t.device, tuple(t.shape)) for t in tensors]}")
-        masked = name in INDEXING and any(tensor.dtype == torch.bool for tensor in tensors)
+        masked = name in INDEXING and any(index.dtype == torch.bool for index in args[1] if index is not None)
         if name in ASKING or masked or not stays:
             self.waits[name] += 1
         found = func(*tree_map(_here, args), **_computed_here(kwargs))
