@@ -53,7 +53,8 @@ def describe(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "ram_bytes": psutil.virtual_memory().total,
         "os": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in LIBRARIES},
+        # torch's own word says which build it is, which the metadata of PyPI's CUDA build do not.
+        "versions": {name: _version(name) for name in LIBRARIES} | {"torch": str(torch.__version__)},
         "cuda": torch.version.cuda,
         **git_state(Path(peftbench.__file__)),
     }
