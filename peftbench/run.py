@@ -114,6 +114,7 @@ def load(context: Context, task: Task, load_kwargs: Mapping[str, Any]) -> Loaded
     attention.register()
     if run.trainer.attention == "auto":
         attention.choose(loaded.model, context.attention)
+    attention.ask_nothing(loaded.model)
     record.base |= loaded.identity
     record.environment["attention"] = loaded.model.config._attn_implementation
     seed_everything(run.seed)
@@ -131,7 +132,6 @@ def build(context: Context, task: Task) -> Attached:
         attached = run.method.attach(loaded, run)
         record.metrics["size/base_bytes"] = size - hold_in(attached.model, context.dtype)
         attached.model.to(context.device)
-        attention.ask_nothing(attached.model)
         if run.trainer.gradient_checkpointing:
             attached.model.gradient_checkpointing_enable()  # type: ignore[operator]
         if context.own_dropout:

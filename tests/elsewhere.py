@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -116,7 +117,6 @@ def carried_out(run: RunConfig) -> tuple[dict[str, Any], list[int]]:
 
     waits: list[int] = []
     step = Loop._step
-    running.resolve_device = lambda name: DEVICE
 
     def counted(self: Loop, *args: Any) -> torch.Tensor:
         before = device.waits.total()
@@ -124,9 +124,8 @@ def carried_out(run: RunConfig) -> tuple[dict[str, Any], list[int]]:
         waits.append(device.waits.total() - before)
         return loss
 
-    Loop._step = counted
-    with Device() as device:
+    there = patch.object(running, "resolve_device", lambda name: DEVICE)
+    with there, patch.object(Loop, "_step", counted), Device() as device:
         record, _ = carried_out(run)
-    Loop._step = step
     assert record.environment["device"] == str(DEVICE)
     return record.metrics, waits
