@@ -20,14 +20,24 @@ STEPS = 3
 """The optimizer's state is there from the first on; the others are for the allocator to settle."""
 
 
-def training_peak(case: Case, name: str, enter: Enter | None = None) -> dict[str, Any]:
-    """`peak`, in a new process unless CUDA counts the tensors.
+def training_peaks(case: Case, name: str, times: int, enter: Enter | None = None) -> dict[str, Any]:
+    """``bytes`` of `peak`, measured ``times`` times, and its ``source``; once where CUDA counts the tensors.
+
+    Each time it is a new process: what the system has resident differs by some per cent from one to the next. Both are
+    None where it cannot be measured.
 
     Raises:
         Exception: whatever it raised there.
     """
     if case.device.startswith("cuda"):
-        return peak(case, name, enter)
+        found = [peak(case, name, enter)]
+    else:
+        found = [_elsewhere(case, name, enter) for _ in range(times)]
+    source = found[0]["source"]
+    return {"bytes": [each["bytes"] for each in found] if source else None, "source": source}
+
+
+def _elsewhere(case: Case, name: str, enter: Enter | None) -> dict[str, Any]:
     context = get_context("forkserver")
     context.set_forkserver_preload(["peftbench.sweep.preload"])
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:

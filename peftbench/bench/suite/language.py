@@ -51,7 +51,7 @@ def enter(case: Case, name: str) -> contenders.Contender:
 
 def run(options: Options) -> dict[str, Any]:
     """One workload: times turn by turn, counts, and peak memory unless quick."""
-    from peftbench.bench.memory import training_peak
+    from peftbench.bench.memory import training_peaks
     from peftbench.bench.timing import interleave
     from peftbench.context import resolve_device
     from peftbench.measuring.clock import synchronize
@@ -76,7 +76,7 @@ def run(options: Options) -> dict[str, Any]:
         entry["ms"] = turns.ms[name]
         if not options.quick:
             options.say(f"language: memory of {name}")
-            entry["memory_bytes"] = training_peak(case, name, enter)["bytes"]
+            entry["memory_bytes"] = training_peaks(case, name, options.repetitions, enter)["bytes"]
     return {
         "workload": workload.name,
         "model": list(workload.model),
@@ -98,21 +98,23 @@ def page(results: dict[str, Any]) -> str:
         "all logits; ours compute loss and gradient of the frozen output layer some rows at a time and keep no logits. "
         f"All are alive in one process and take turns, {results['rounds']} round(s) of {results['steps_per_turn']} "
         "timed step(s); a ratio is taken within each round; shown is the median over rounds, and from the smallest to "
-        "the largest. Peak memory is that of training steps above what was used before the model was loaded."
+        "the largest. Peak memory is that of training steps above what was used before the model was loaded, "
+        "measured as often."
     )
-    columns = ["", "ms/step", "× PEFT's LoRA", "From–to", "MFLOP/token", "Peak MiB", "× PEFT's LoRA"]
+    columns = ["", "ms/step", "× PEFT's LoRA", "From–to", "MFLOP/token", "Peak MiB", "× PEFT's LoRA", "From–to"]
     return f"{intro}\n\n{markdown.table(columns, [_row(results, name) for name in results['contenders']])}"
 
 
 def _row(results: dict[str, Any], name: str) -> list[str]:
     times, flops, memory = (series(results, figure, name) for figure in ("ms", "flops_per_token", "memory_bytes"))
-    steps = ratios(results, "ms", name, contenders.REFERENCE)
+    steps, peaks = (ratios(results, figure, name, contenders.REFERENCE) for figure in ("ms", "memory_bytes"))
     return [
         LABELS[name],
         f"{median(times):.1f}" if times else markdown.NOTHING,
         markdown.ratio(steps),
         markdown.spread(steps),
         f"{flops[0] / 1e6:.2f}" if flops else markdown.NOTHING,
-        f"{memory[0] / MIB:.0f}" if memory else markdown.NOTHING,
-        markdown.ratio(ratios(results, "memory_bytes", name, contenders.REFERENCE)),
+        f"{median(memory) / MIB:.0f}" if memory else markdown.NOTHING,
+        markdown.ratio(peaks),
+        markdown.spread(peaks),
     ]

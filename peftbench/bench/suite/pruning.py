@@ -50,7 +50,7 @@ GOALS = (
 
 def run(options: Options) -> dict[str, Any]:
     """Times turn by turn, memory of each by itself, files as a run writes them."""
-    from peftbench.bench.memory import training_peak
+    from peftbench.bench.memory import training_peaks
     from peftbench.bench.workloads import Case, workloads
     from peftbench.context import resolve_device
 
@@ -74,7 +74,7 @@ def run(options: Options) -> dict[str, Any]:
     _time(case, result, options)
     for name in () if options.quick else TIMED:
         options.say(f"pruning: memory of {name}")
-        peak = training_peak(case, name, enter)
+        peak = training_peaks(case, name, options.repetitions, enter)
         found[name]["memory_bytes"], result["memory_source"] = peak["bytes"], peak["source"]
     return result
 
@@ -141,8 +141,8 @@ def page(results: dict[str, Any]) -> str:
         "moments; what is timed are steps of forward, backward, clipping and fused AdamW after it. All are alive "
         f"in one process and take turns, {results['rounds']} round(s) of {results['steps_per_turn']} timed step(s); a "
         "ratio is taken within each round, shown is the median, and from the smallest to the largest. Peak memory is "
-        f"that of steps, on a CPU in a process of each contender's own ({memory}). Files are the adapter's, with its "
-        "`adapter_config.json`, compact where something was pruned."
+        f"that of steps, on a CPU in a process of each contender's own, a new one each round ({memory}). Files are "
+        "the adapter's, with its `adapter_config.json`, compact where something was pruned."
     )
     parts = {"Goals": _goals(results), "Contenders": _table(results)}
     return "\n\n".join([intro, *(f"## {heading}\n\n{text}" for heading, text in parts.items())])
@@ -174,7 +174,7 @@ def _row(results: dict[str, Any], name: str) -> list[str]:
         LABELS[name],
         f"{median(times):.1f}" if times else markdown.NOTHING,
         _ratio(ratios(results, "ms", name, "before")),
-        f"{memory[0] / MIB:.0f}" if memory else markdown.NOTHING,
+        f"{median(memory) / MIB:.0f}" if memory else markdown.NOTHING,
         _ratio(ratios(results, "memory_bytes", name, "before")),
         f"{entry['state_bytes'] / 1024:,.0f}",
         f"{entry['file_bytes'] / 1024:,.0f}",

@@ -8,7 +8,7 @@ from typing import Any
 
 from peftbench.bench import markdown
 from peftbench.bench.frame import Options
-from peftbench.bench.goals import COLUMNS, FLOPS, GOALS, Figure, ratios, series
+from peftbench.bench.goals import COLUMNS, FLOPS, GOALS, ratios, series
 
 ON_DEVICE = True
 WARMUP = 3
@@ -103,14 +103,14 @@ def _time(case: Any, result: dict[str, Any], warmup: int, options: Options) -> N
 
 def _memory(case: Any, result: dict[str, Any], options: Options) -> None:
     """Fill in peak memory, contender by contender."""
-    from peftbench.bench.memory import training_peak
+    from peftbench.bench.memory import training_peaks
 
     for name, entry in result["contenders"].items():
         if "error" in entry:
             continue
         options.say(f"steps: {result['workload']}, {case.targets}: memory of {name}")
         try:
-            found = training_peak(case, name)
+            found = training_peaks(case, name, options.repetitions)
         except Exception as error:
             entry["memory_error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             continue
@@ -129,7 +129,8 @@ def page(results: dict[str, Any]) -> str:
         "token needs that the classifier reads, PEFT's compute it whole: the results are the same. FLOPs are counted "
         "op by op; ops are all of a step's but views: where each is small, they are what a GPU waits for. Peak memory "
         "is that of training steps above what was used before the model was loaded: on a GPU CUDA's own count of "
-        "tensors, on a CPU that of a process of each contender's own, mapped weights that no step reads left out."
+        "tensors, on a CPU that of a process of each contender's own, a new one for each round, mapped weights that no "
+        "step reads left out."
     )
     return "\n\n".join([intro, "## Goals", _goals(results["cases"]), *(_section(case) for case in results["cases"])])
 
@@ -152,7 +153,8 @@ def _section(case: dict[str, Any]) -> str:
         f"{case['steps_per_turn']} timed step(s) a turn, attention: {case.get('attention', markdown.NOTHING)}, "
         f"memory: {case.get('memory_source') or 'not measured'}"
     )
-    columns = ["", "ms/step", "× LoRA", "From–to", "MFLOP/token", "× LoRA", "Ops", "Peak MiB", "× LoRA", "Trained"]
+    columns = ["", "ms/step", "× LoRA", "From–to", "MFLOP/token", "× LoRA", "Ops"]
+    columns += ["Peak MiB", "× LoRA", "From–to", "Trained"]
     rows = [_row(case, name) for name in case["contenders"]]
     failed = [f"- {_label(name)}: {error}" for name, error in _errors(case)]
     return "\n\n".join(
@@ -163,23 +165,20 @@ def _section(case: dict[str, Any]) -> str:
 def _row(case: dict[str, Any], name: str) -> list[str]:
     entry = case["contenders"][name]
     times, flops, memory = (series(case, figure, name) for figure in ("ms", "flops_per_token", "memory_bytes"))
-    steps = ratios(case, "ms", name, "peft_lora")
+    steps, peaks = (ratios(case, figure, name, "peft_lora") for figure in ("ms", "memory_bytes"))
     return [
         _label(name),
         f"{median(times):.1f}" if times else markdown.NOTHING,
         markdown.ratio(steps),
         markdown.spread(steps),
         f"{flops[0] / 1e6:.2f}" if flops else markdown.NOTHING,
-        _to_lora(case, "flops_per_token", name),
+        markdown.ratio(ratios(case, "flops_per_token", name, "peft_lora")),
         f"{entry['ops']:,}" if "ops" in entry else markdown.NOTHING,
-        f"{memory[0] / MIB:.0f}" if memory else markdown.NOTHING,
-        _to_lora(case, "memory_bytes", name),
+        f"{median(memory) / MIB:.0f}" if memory else markdown.NOTHING,
+        markdown.ratio(peaks),
+        markdown.spread(peaks),
         f"{entry['trainable']:,}" if "trainable" in entry else markdown.NOTHING,
     ]
-
-
-def _to_lora(case: dict[str, Any], figure: Figure, name: str) -> str:
-    return markdown.ratio(ratios(case, figure, name, "peft_lora"))
 
 
 def _label(name: str) -> str:
