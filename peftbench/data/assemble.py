@@ -35,7 +35,7 @@ def labelled(
     if evaluation is None:
         _check(train, "train")
         size = max(1, round(EVALUATION_SHARE * len(train.texts)))
-        train, evaluation = splits.cut(train, size, dataset.split_seed, cut_name)
+        train, evaluation = _cut(dataset, train, size, cut_name)
     train = _disjoint(train, [evaluation], written)
     if validation is None:
         train, validation = _cut_validation(dataset, train, written)
@@ -73,7 +73,7 @@ def corpus(
     if evaluation is None:
         _check(train, "train")
         size = max(1, round(EVALUATION_SHARE * len(train.texts)))
-        train, evaluation = splits.cut(train, size, dataset.split_seed, cut_name)
+        train, evaluation = _cut(dataset, train, size, cut_name)
     if validation is None:
         train, validation = _cut_validation(dataset, train, written)
     else:
@@ -96,8 +96,19 @@ def _cut_validation(dataset: Dataset, train: Split, notes: list[str]) -> tuple[S
         raise UserError(
             f"dataset.validation_size={size} leaves nothing of the {count} items to train on: write a smaller one"
         )
-    rest, part = splits.cut(train, size, dataset.split_seed, "validation (cut from train)")
+    rest, part = _cut(dataset, train, size, "validation (cut from train)")
     notes.append(f"validation: {len(part.texts):,} items cut out of train, none of whose texts is left in train")
+    return rest, part
+
+
+def _cut(dataset: Dataset, train: Split, size: int, name: str) -> tuple[Split, Split]:
+    """`splits.cut`, of which something must come."""
+    rest, part = splits.cut(train, size, dataset.split_seed, name)
+    if not part.texts:
+        raise UserError(
+            f"{name}: nothing can be cut, for each of the {len(train.texts):,} texts of train is there more than once "
+            "and would be on both sides; leave repeated rows out, or write a file of its own for that split"
+        )
     return rest, part
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peftbench.errors import UserError
 from peftbench.hub import offline_unless_reachable
@@ -26,23 +26,29 @@ def read_table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         there = ", ".join(sorted(item.name for item in path.parent.glob("*"))[:20]) if path.parent.is_dir() else ""
         raise UserError(f"{path}: there is no such file (the folder holds: {there or 'nothing'})")
-    plain: dict[str, Any] = {"keep_default_na": False, "na_values": []}
     try:
         match path.suffix.lower():
             case ".parquet":
                 return pd.read_parquet(path)
             case ".csv":
-                return pd.read_csv(path, sep=_separator(path), **plain)
+                return _csv(path, _separator(path))
             case ".tsv":
-                return pd.read_csv(path, sep="\t", **plain)
+                return _csv(path, "\t")
             case ".json":
-                return pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
+                return pd.DataFrame(json.loads(path.read_text(encoding="utf-8-sig")))
             case ".jsonl":
                 # Not pandas.read_json, which turns what looks like a date into one.
-                lines = path.read_text(encoding="utf-8").split("\n")
+                lines = path.read_text(encoding="utf-8-sig").split("\n")
                 return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
     except pd.errors.EmptyDataError:
         raise UserError(f"{path} is empty: write a file with a header and rows") from None
+    except pd.errors.ParserError as error:
+        raise UserError(
+            f"{path}: {str(error).strip()}; put texts in double quotes if they hold what separates fields, and write "
+            'two of them ("") for one in a text'
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8, save it as that: iconv -f windows-1252 -t utf-8 ({error})") from None
     except Exception as error:
         raise UserError(
             f"{path} cannot be read, replace it by a whole copy ({type(error).__name__}: {error})"
@@ -55,6 +61,16 @@ def _separator(path: Path) -> str:
     with path.open(encoding="utf-8", errors="replace") as file:
         header = file.readline()
     return next((mark for mark in ",;\t" if mark in header), ",")
+
+
+def _csv(path: Path, separator: str) -> pd.DataFrame:
+    import pandas as pd
+
+    table = pd.read_csv(path, sep=separator, keep_default_na=False, na_values=[])
+    if len(table) and not isinstance(table.index, pd.RangeIndex):
+        # pandas takes the first fields for names of rows then, and all others for those of the columns before.
+        raise pd.errors.ParserError("rows have more fields than the header")
+    return table
 
 
 def find_table(folder: Path, *stems: str) -> Path | None:

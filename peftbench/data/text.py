@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Text(Dataset):
             plain = {name: source.split(name, None) for name, source in found.items()}
             return assemble.corpus(self, plain["train"], plain.get("validation"), plain.get("test"), notes)
         values = sorted({label for source in found.values() for label in source.labels}, key=_label_order)
+        _check_classes(values, len(found["train"].texts), self.label_column)
         known = {value: index for index, value in enumerate(values)}
         read = {name: source.split(name, known) for name, source in found.items()}
         self._same_classes(read, values)
@@ -125,6 +126,15 @@ def _clean_labels(values: Iterable[Any], path: Path, name: str) -> list[Any]:
         digits = text.isascii() and text.isdecimal() and str(int(text)) == text
         cleaned.append(int(value) if whole or digits else text)
     return cleaned
+
+
+def _check_classes(values: Sequence[Any], items: int, name: str | None) -> None:
+    """Half as many classes as items, or more, are no classes: a number to predict, or a column of ids."""
+    if len(values) > max(2, items / 2):
+        raise UserError(
+            f"dataset.label_column={name}: {len(values):,} different values in {items:,} rows of train are no classes "
+            f"({values[0]!r}, {values[1]!r}, ...); name the column that holds them, or put numbers into groups"
+        )
 
 
 def _label_order(label: Any) -> tuple[bool, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -134,10 +136,14 @@ def test_language_modelling_needs_no_labels(tmp_path):
         (lambda t: t.rename(columns={"review": "body"}), "dataset.text_column=review: .* write one of: body, mood"),
         (lambda t: t.rename(columns={"mood": "sense"}), "dataset.label_column=mood: .* write one of: review, sense"),
         (lambda t: t[:0], "has no rows: write"),
+        (
+            lambda t: t.assign(mood=t.index / 7),
+            "dataset.label_column=mood: 60 different values in 60 rows .* no classes",
+        ),
         (lambda t: t.assign(mood="sad"), "one class only .* check dataset.label_column"),
         (lambda t: t.assign(review=""), "has no text; write dataset.text_column"),
         (lambda t: t.assign(mood=["", *t.mood[1:]]), "has no mood; give every row a label"),
-        (lambda t: t.assign(review="the same"), "split is empty|leaves nothing"),
+        (lambda t: t.assign(review="the same"), "nothing can be cut, .* more than once"),
     ],
 )
 def test_a_bad_table_is_answered(tmp_path, change, message):
@@ -166,6 +172,33 @@ def test_other_bad_files_are_answered(tmp_path):
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(UserError, match="is empty"):
         dataset(tmp_path / "empty.csv").read()
+    for suffix in ("csv", "tsv", "json", "jsonl"):
+        path = Path(write(frame().assign(review="café"), tmp_path / f"spreadsheet.{suffix}"))
+        path.write_bytes(path.read_bytes().decode("utf-8").replace("\\u00e9", "é").encode("windows-1252"))
+        with pytest.raises(UserError, match="not UTF-8, save it as that: iconv -f windows-1252"):
+            dataset(path).read()
+
+
+@pytest.mark.parametrize("text", ["fine, and short", "fine, though long, and dull"])
+@pytest.mark.parametrize("rows", [1, 40])
+def test_commas_without_quotes_are_answered(tmp_path, text, rows):
+    """pandas would take the first part of each text for the name of its row, and the second for the text."""
+    path = tmp_path / "mine.csv"
+    plain = [f"plain {i},{i % 2}" for i in range(40 - rows)]
+    path.write_text("\n".join(["review,mood", *(f"{text} {i},{i % 2}" for i in range(rows)), *plain]))
+    with pytest.raises(UserError, match="more fields than the header; put texts in double quotes"):
+        dataset(path).read()
+    path.write_text("\n".join(["review,mood", *plain, *(f"{text} {i},{i % 2}" for i in range(rows))]))
+    with pytest.raises(UserError, match=r"fields.*; put texts in double quotes"):
+        dataset(path).read()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl"])
+def test_a_byte_order_mark_is_no_text(tmp_path, suffix):
+    path = Path(write(frame(), tmp_path / f"mine.{suffix}"))
+    plain = dataset(path).read()
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert dataset(path).read().fingerprint == plain.fingerprint
 
 
 def test_a_validation_size_that_eats_train_is_answered(tmp_path):
