@@ -16,6 +16,7 @@ from peftbench import __version__
 from peftbench.cli.messages import explain
 from peftbench.cli.overrides import command, flags_first, rewrite
 from peftbench.cli.paths import CONF, register_plugins
+from peftbench.console import print_anything
 from peftbench.errors import UserError
 
 composed: list[tuple[DictConfig, tuple[str, ...], DictConfig]] = []
@@ -33,6 +34,7 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:  # Hydra would tell its own
         print(f"peftbench {__version__}")
         return
+    print_anything()
     register_plugins()
     # Ended politely, the engine ends its run and writes what became of it, as on Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -6,7 +6,7 @@ import difflib
 import re
 from pathlib import Path
 
-from hydra.errors import MissingConfigException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 
 from peftbench.cli.paths import CONF, SWEEPS
@@ -17,11 +17,23 @@ def explain(error: BaseException) -> str:
     """What is wrong and what to write instead, for errors of ours, of Hydra and of OmegaConf."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OverrideParseException):
+        return _unread(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "provider=", "Config search"))]
     if not lines:
         return repr(error)
     return "; ".join([lines[0].rstrip("."), *(_sweeps(error) or _options(error) or _told(lines[1:]))])
+
+
+def _unread(error: OverrideParseException) -> str:
+    """Where Hydra's grammar has no such words: how they are quoted."""
+    told = [line.strip() for line in str(error.message).splitlines() if line.strip(" ^")]
+    told = [line for line in told if not line.startswith(("LexerNoViableAlt", "Error parsing override", "See http"))]
+    reason = f" ({'; '.join(told)})" if told else ""
+    key, equals, value = error.override.partition("=")
+    instead = f"in both kinds of quotes it can: '{key}=\"{value}\"'" if equals else "write KEY=VALUE"
+    return f"Hydra cannot read {error.override}{reason}; {instead}"
 
 
 def _told(lines: list[str]) -> list[str]:

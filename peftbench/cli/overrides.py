@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
 from peftbench.cli.paths import CONF
 from peftbench.errors import UserError
 
@@ -13,6 +16,7 @@ _OPEN = ("rank.pattern=", "rank.pattern.", "method.args=", "method.args.")
 _VALUED = {"--cfg", "-c", "--info", "-i", "--package", "-p", "--experimental-rerun"}
 _VALUED |= {"--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd"}
 """Hydra's flags that the next word may be the value of."""
+_PATHS = {"path", "output_dir"}
 _SWEEPS = re.compile(r"^(range|interval|choice|tag|sort|shuffle|int)\(.*\)$")
 
 
@@ -20,12 +24,13 @@ def rewrite(arguments: Iterable[str]) -> list[str]:
     """``rank=8``, ``rank=4,8`` and ``rank=range(4,17,4)`` become ``rank.value=...``; mappings may be given new keys.
 
     ``rank`` is a group (``rank=fixed_alpha``), and Hydra takes no number as the name of a group's option. It refuses
-    new keys without a ``+``, but in ``rank.pattern`` and ``method.args`` all of them are the user's.
+    new keys without a ``+``, but in ``rank.pattern`` and ``method.args`` all of them are the user's. A path that its
+    grammar cannot read (``~/my.csv``, ``données.csv``) is put into the quotes that it wants.
 
     Raises:
         UserError: several options of one group are written as a list, of which Hydra would take the last.
     """
-    return [f"++{argument}" if argument.startswith(_OPEN) else _rank(_one(argument)) for argument in arguments]
+    return [f"++{argument}" if argument.startswith(_OPEN) else _path(_rank(_one(argument))) for argument in arguments]
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
@@ -53,6 +58,22 @@ def _rank(argument: str) -> str:
     if key.strip() == "rank" and equals and (_NUMBERS.match(value.strip()) or _SWEEPS.match(value.strip())):
         return f"rank.value={value}"
     return argument
+
+
+def _path(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    if not equals or key.rpartition(".")[2] not in _PATHS or _is_read(argument):
+        return argument
+    parts = (part.replace('"', '\\"') for part in value.split(","))
+    return f"{key}=" + ",".join(f'"{part}"' for part in parts)
+
+
+def _is_read(argument: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return True
 
 
 def command(config_name: str | None, overrides: Iterable[str]) -> tuple[str, ...]:

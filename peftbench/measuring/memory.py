@@ -107,7 +107,7 @@ def _let_go_of_files() -> None:
     MiniLM 42 MiB). A mapping in which anything was written is left alone.
     """
     try:
-        mappings = MAPPING.finditer(Path("/proc/self/smaps").read_text())
+        mappings = MAPPING.finditer(Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace"))
         advise = ctypes.CDLL(None).madvise
     except (OSError, AttributeError):
         return

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
+from peftbench.console import print_anything
 from peftbench.errors import UserError
 from peftbench.record import write_atomically
 from peftbench.report import BASELINE, sweep
@@ -21,6 +22,7 @@ OUTPUTS = Path("outputs")
 
 def main(arguments: list[str] | None = None) -> int:
     """Report on each folder; returns 0, or 2 if one of them has nothing to report."""
+    print_anything()
     options = _parser().parse_args(arguments)
     try:
         with uncollected():

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from peftbench.console import print_anything
 from peftbench.errors import UserError
 from peftbench.record import Record, read_sweep
 
@@ -92,6 +93,7 @@ def table(found: list[Choice]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
+    print_anything()
     options = _parser().parse_args(arguments)
     folder: Path = options.folder
     try:

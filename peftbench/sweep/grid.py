@@ -30,7 +30,7 @@ class Point:
     @property
     def folder(self) -> Path:
         """``<output_dir>/<sweep>/<run id>``."""
-        return Path(self.run.output_dir) / self.run.sweep / self.run.run_id
+        return Path(self.run.output_dir).expanduser() / self.run.sweep / self.run.run_id
 
 
 def single_point(config: DictConfig, overrides: tuple[str, ...]) -> Point:

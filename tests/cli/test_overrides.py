@@ -1,4 +1,6 @@
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, QuotedString
 
 from peftbench.cli.overrides import flags_first, rewrite
 from peftbench.errors import UserError
@@ -38,6 +40,26 @@ def test_rank_takes_numbers_and_option_names(written: str, meant: str) -> None:
 )
 def test_flags_may_stand_between_overrides(written: str, meant: str) -> None:
     assert flags_first(written.split()) == meant.split()
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("dataset.path=~/my.csv", ["~/my.csv"]),
+        ("output_dir=a(b)/données d'été", ["a(b)/données d'été"]),
+        ('model.path=~/"so-called"/x', ['~/"so-called"/x']),
+        ("dataset.path=~/a.csv,/b/c.csv", ["~/a.csv", "/b/c.csv"]),
+        ("dataset.path=/plain/a-b_c.csv", ["/plain/a-b_c.csv"]),
+        ("dataset.path=a b/c.csv", ["a b/c.csv"]),
+        ("dataset.path='~/my.csv'", ["~/my.csv"]),
+        ("dataset.path=null", [None]),
+    ],
+)
+def test_hydra_is_given_paths_as_they_were_typed(written: str, meant: list[str | None]) -> None:
+    (argument,) = rewrite([written])
+    value = OverridesParser.create().parse_override(argument).value()
+    found = value.list if isinstance(value, ChoiceSweep) else [value]
+    assert [item.text if isinstance(item, QuotedString) else item for item in found] == meant
 
 
 @pytest.mark.parametrize("written", ["method=[lora,hira]", "method=['lora', 'hira']", "+method=[lora,hira]"])
