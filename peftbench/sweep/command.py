@@ -35,6 +35,8 @@ def carry_out(points: Sequence[Point], *, left_out: int = 0, launcher: Place = N
         cluster.options.check([point.run for point in points])
     plan = Plan.of(points)
     print(plan.describe() + (f" ({left_out} left out by where)" if left_out else ""), flush=True)
+    for line in plan.warnings():
+        print(line, flush=True)
     if points[0].run.engine.dry_run:
         for line in plan.lines(cluster):
             print(line)

@@ -14,6 +14,7 @@ from peftbench.sweep.progress import clock
 from peftbench.sweep.slots import slots_for
 from peftbench.sweep.slurm.options import Cluster
 from peftbench.sweep.slurm.ticket import Ticket
+from peftbench.sweep.sources import changed
 
 
 @dataclass
@@ -51,6 +52,12 @@ class Plan:
         parts += [f"{len(self.done)} done already"] if self.done else []
         parts += [f"{len(self.impossible)} skipped"] if self.impossible else []
         return f"sweep {self.points[0].run.sweep}: {', '.join(parts)} -> {self.points[0].folder.parent}"
+
+    def warnings(self) -> list[str]:
+        """What was done with data or weights that are others now."""
+        done = [(point.run, self.done[point.run.run_id]) for point in self.points if point.run.run_id in self.done]
+        starts = [(run, datetime.fromisoformat(record.started)) for run, record in done if record.started]
+        return changed(starts, "engine.rerun=true runs all again")
 
     def lines(self, cluster: Cluster | None = None) -> Iterator[str]:
         """One line a point, for a dry run, and how long the rest will take.

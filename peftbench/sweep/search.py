@@ -25,6 +25,7 @@ from peftbench.sweep.search_options import SearchOptions
 from peftbench.sweep.search_space import Space
 from peftbench.sweep.search_study import counted, opened, pruner, sampler
 from peftbench.sweep.slurm.options import Cluster
+from peftbench.sweep.sources import changed
 from peftbench.sweep.where import Where
 
 if TYPE_CHECKING:
@@ -91,8 +92,12 @@ def _search(
 ) -> None:
     run, folder = points[0].run, points[0].folder.parent
     with writing(folder), opened(settings, folder, run.sweep, _identity(settings, space, points)) as study:
-        todo = max(0, settings.n_trials - len(counted(study)))
-        print(f"{len(counted(study))} trials done already, {todo} to run", flush=True)
+        done = counted(study)
+        todo = max(0, settings.n_trials - len(done))
+        print(f"{len(done)} trials done already, {todo} to run", flush=True)
+        starts = [(run, trial.datetime_start.astimezone()) for trial in done if trial.datetime_start]
+        for line in changed(starts, "write sweep=NAME for a new search"):
+            print(line, flush=True)
         study.pruner = pruner(settings, run.trainer.validations)
         try:
             with engine.runner(points, todo, launcher=launcher) as runner:

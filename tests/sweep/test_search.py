@@ -31,6 +31,17 @@ def test_an_objective_that_no_run_has_stops_the_search_and_can_be_corrected(star
     assert len(runner.calls) == 6, "the run that was there is used"
 
 
+def test_a_search_says_that_its_data_are_others_now(start, runner, quick, tmp_path, capsys) -> None:
+    data = tmp_path / "mine.csv"
+    data.write_text("text,label\na,0\nb,1\n")
+    start(*SPACE, "dataset=text", f"dataset.path={data}", n_trials=2)
+    assert "was changed" not in capsys.readouterr().out
+    data.write_text("text,label\na,1\nb,0\n")
+    start(*SPACE, "dataset=text", f"dataset.path={data}", n_trials=3)
+    assert "mine.csv was changed after 2 of those that are done" in capsys.readouterr().out
+    assert len(runner.calls) == 3
+
+
 def test_a_search_goes_on_to_its_total(start, runner, quick, tmp_path) -> None:
     start(*SPACE, n_trials=3)
     start(*SPACE, n_trials=5)
