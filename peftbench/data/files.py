@@ -12,11 +12,13 @@ from peftbench.hub import offline_unless_reachable
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
+SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".txt")
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """The table in a Parquet, CSV, TSV, JSON-lines or JSON file; text such as ``NA`` stays text.
+
+    A plain text file is a table with one column, ``text``, and a row for each line.
 
     Raises:
         UserError: there is no such file, its kind is unknown, or it is damaged.
@@ -40,6 +42,8 @@ def read_table(path: Path) -> pd.DataFrame:
                 # Not pandas.read_json, which turns what looks like a date into one.
                 lines = path.read_text(encoding="utf-8-sig").split("\n")
                 return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+            case ".txt":
+                return pd.DataFrame({"text": path.read_text(encoding="utf-8-sig").split("\n")})
     except pd.errors.EmptyDataError:
         raise UserError(f"{path} is empty: write a file with a header and rows") from None
     except pd.errors.ParserError as error:

@@ -1,4 +1,4 @@
-"""Your own text: CSV, TSV, JSON lines, JSON or Parquet, with labels or without."""
+"""Your own text: CSV, TSV, JSON lines, JSON or Parquet, with labels or without, or the lines of a plain text file."""
 
 from __future__ import annotations
 

@@ -122,6 +122,16 @@ def test_rows_without_text_are_left_out_and_noted(tmp_path):
     assert any("2 rows without text" in note for note in data.notes)
 
 
+def test_a_plain_text_file_is_its_lines(tmp_path):
+    lines = [f"line {i}, of\u2028some length" for i in range(40)]
+    (tmp_path / "corpus.txt").write_text("\ufeff" + "\n\n".join(lines) + "\n", encoding="utf-8")
+    options = {"task": "language_modeling", "text_column": "text", "label_column": None}
+    data = dataset(tmp_path / "corpus.txt", **options).read()
+    assert sorted([*data.train.texts, *data.validation.texts, *data.evaluation.texts]) == sorted(lines)
+    with pytest.raises(UserError, match=r"dataset.label_column=label: .* no such column; write one of: text"):
+        dataset(tmp_path / "corpus.txt", text_column="text", label_column="label").read()
+
+
 def test_language_modelling_needs_no_labels(tmp_path):
     data = dataset(write(frame(), tmp_path / "mine.csv"), task="language_modeling", label_column=None).read()
     assert dataset(tmp_path / "mine.csv", task="language_modeling", label_column=None).kind == "language_modeling"
