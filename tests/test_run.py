@@ -57,6 +57,17 @@ def test_the_record_says_what_a_layer_computes_in(tiny_run, precision: str) -> N
     assert record.environment["hidden_states"] == precision
 
 
+@pytest.mark.parametrize("method", sorted(options("method")))
+def test_every_method_trains_in_bf16_as_in_fp32(tiny_run, method: str) -> None:
+    """Many computers choose bf16 by themselves, and what is fast there is another code than what is tested in fp32."""
+    losses = [
+        [report["train/loss"] for report in carried_out(run)[0].history if "train/loss" in report]
+        for run in (tiny_run(f"method={method}", f"trainer.precision={name}") for name in ("bf16", "fp32"))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    assert losses[0]
+
+
 @pytest.mark.parametrize("method", ["lora", "sparse_lora", "qlora", "hira", "full"])
 def test_the_same_seed_gives_the_same_record_twice(tiny_run, method: str) -> None:
     def figures(seed: int) -> tuple[dict, str]:

@@ -32,11 +32,17 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
     """``x W' + b`` into a new tensor. x: (..., k), weight: (d, k), bias: (d,), all of one dtype -> (..., d).
 
     On a CPU in bf16 by the oneDNN product that adds the bias where it has the sums; torch.compile finds it by itself.
+    No view, as the answer of a module is none: autograd lets nobody write into a view that a function of its own made,
+    and some of PEFT's layers (AdaLoRA's) add to the answer in place.
     """
-    plain = bias is None or x.dtype != torch.bfloat16 or x.device.type != "cpu" or torch.compiler.is_compiling()
-    if not plain and adds_bias():
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return functional.linear(x, weight, bias)
+    if torch.compiler.is_compiling():
+        return functional.linear(x, weight, bias)
+    rows = x.flatten(0, -2)
+    if bias is not None and x.dtype == torch.bfloat16 and x.device.type == "cpu" and adds_bias():
+        y = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    else:
+        y = functional.linear(rows, weight, bias)
+    return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[-1]))
 
 
 @cache

@@ -165,7 +165,14 @@ def read_head(folder: Path, attached: Attached) -> None:
 
 
 def _write(path: Path, state: Mapping[str, torch.Tensor]) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    tensors: dict[str, torch.Tensor] = {}
+    written: set[int] = set()
+    for name, tensor in state.items():
+        found = tensor.detach().cpu().contiguous()
+        where = found.untyped_storage().data_ptr()
+        # What layers share is written for each, as PEFT writes it: a safetensors file has no second name for a tensor.
+        tensors[name] = found.clone() if where in written else found
+        written.add(where)
     save_file(tensors, path, metadata={"format": "pt"})
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from peftbench.methods.injection import Sites
     from peftbench.models.base import Loaded
 
+_LORA_ALPHA = ("alpha", "lora_alpha")
+"""What PEFT's classes call alpha."""
 UNKNOWN_YET = 2**31
 """Stands for the number of training steps until the loop says it."""
 
@@ -63,7 +65,7 @@ class Peft(Tuner):
         if twice := settled.keys() & self.args.keys():
             raise UserError(f"method.args: leave out {_join(twice)}, which targets, rank and training already set")
         if unknown := (settled.keys() | self.args.keys()) - known:
-            raise UserError(f"method.args: {self.config_class} has no {_join(unknown)}; it has {_join(known)}")
+            raise UserError("; ".join([f"{self.config_class} has no {_join(unknown)}", *self._instead(unknown, known)]))
         try:
             return kind(**settled, **self.args)
         except (TypeError, ValueError) as error:
@@ -96,6 +98,18 @@ class Peft(Tuner):
         if self.config_class not in found:
             raise UserError(f"method.config_class: no {self.config_class} in PEFT; write one of {_join(found)}")
         return found[self.config_class]
+
+    def _instead(self, unknown: set[str], known: set[str]) -> list[str]:
+        """What to write where the class has other names for rank and alpha than this method's file, or none."""
+        told = []
+        if wrong := unknown & set(self.rank_args or {}):
+            others = " ".join(f"~method.rank_args.{name}" for name in sorted(wrong))
+            told.append(
+                f"write method.rank_args=null, or {others} +method.rank_args.NAME=1 with one of the names below"
+            )
+        if self.alpha_arg in unknown:
+            told.append(f"write method.alpha_arg={next((name for name in _LORA_ALPHA if name in known), 'null')}")
+        return [*told, f"it has {_join(known)}"]
 
     def _settled(self, known: set[str], sites: Sites, run: RunConfig) -> dict[str, Any]:
         """Arguments that follow from the rest of the run."""

@@ -39,6 +39,20 @@ def both(kind: type[nn.Module]) -> list[nn.Module]:
     return [plain, ours]
 
 
+@pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
+def test_its_answer_may_be_added_to_in_place(kind) -> None:
+    """As AdaLoRA's layer does in PEFT, and as torch's own linear layer allows."""
+    x, more = torch.randn(3, 5, K, requires_grad=True), torch.randn(3, 5, D, requires_grad=True)
+    found = []
+    for model in both(kind):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = model(x)
+            y += more
+        found.append(torch.autograd.grad(y.float().square().sum(), (x, more)))
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
+
+
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 4), (0, 5)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", [nn.Linear, Conv1D])

@@ -1,0 +1,86 @@
+"""Every tuner of PEFT that works layer by layer: it learns, and PEFT itself loads from our files what was evaluated."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from peft import PeftModel
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
+from safetensors.torch import load_file
+
+from peftbench.errors import UserError
+
+from . import bases
+from .bases import Base
+
+CLASSES = {
+    PEFT_TYPE_TO_CONFIG_MAPPING[kind].__name__: PEFT_TYPE_TO_CONFIG_MAPPING[kind]
+    for kind, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()
+    if issubclass(tuner, BaseTuner)
+}
+NOT_ALONE = {
+    "PolyConfig": "its forward pass takes task ids",
+    "ShadowConfig": "for decoders",
+    "TrainableTokensConfig": "adapts an embedding",
+    "XLoraConfig": "mixes adapters that are there already",
+}
+ARGS = {
+    "C3AConfig": {"block_size": 4},
+    "FourierFTConfig": {"n_frequency": 10},
+    "IA3Config": {"feedforward_modules": []},
+    "RoadConfig": {"group_size": 4},
+    "VBLoRAConfig": {"vector_length": 4},
+    "WaveFTConfig": {"n_frequency": 10},
+}
+
+
+def options(name: str) -> dict:
+    """What a user writes for a class: its name for alpha, and no rank where it has none."""
+    known = {field.name for field in dataclasses.fields(CLASSES[name])}
+    alpha = next((arg for arg in ("alpha", "lora_alpha") if arg in known), None)
+    ranked = "r" in known and name != "OFTConfig"  # which wants a rank or the size of its blocks
+    return {
+        "config_class": name,
+        "alpha_arg": alpha,
+        "rank_args": {"r": 1} if ranked else None,
+        "args": ARGS.get(name, {}),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(set(CLASSES) - set(NOT_ALONE)))
+def test_peft_loads_what_was_evaluated(base: Base, tmp_path, name: str) -> None:
+    method = bases.method("peft", **options(name))
+    attached = base.attach(method)
+    before = bases.logits(attached.model)
+    losses = bases.train(attached, lr=0.01)
+    assert losses[-1] < losses[0]
+    expected = bases.logits(attached.model)
+    assert (expected - before).abs().max() > 1e-3
+    method.save(attached, tmp_path)
+    torch.manual_seed(99)
+    fresh = base.attach(method)
+    method.restore(fresh, tmp_path)
+    torch.testing.assert_close(bases.logits(fresh.model), expected, rtol=1e-5, atol=1e-5)
+    network = base.load().model
+    network.load_state_dict(load_file(tmp_path / "head.safetensors"), strict=False)
+    theirs = PeftModel.from_pretrained(network, tmp_path).eval()
+    torch.testing.assert_close(bases.logits(theirs), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("LoraConfig", r"LoraConfig has no alpha; write method.alpha_arg=lora_alpha; it has "),
+        ("MissConfig", r"MissConfig has no alpha; write method.alpha_arg=null; it has "),
+        (
+            "LNTuningConfig",
+            r"has no alpha, r; write method.rank_args=null, or ~method.rank_args.r \+method.rank_args.NAME=1",
+        ),
+    ],
+)
+def test_a_class_with_other_names_for_rank_and_alpha_is_answered(base: Base, name: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        base.attach(bases.method("peft", config_class=name))
