@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from peftbench.context import Context, prepare_process, resolve_device, seed_everything
+from peftbench.errors import UserError
 from peftbench.measuring import precision
 from peftbench.measuring.energy import Energy
 from peftbench.measuring.environment import describe
@@ -64,6 +65,7 @@ def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgres
     try:
         data = prepare(context)
         attached = build(context, data.task)
+        check_vocabulary(run, data, attached)
         dense_entries = parameter_counts(attached)["params/adapter"]
         trained = train(context, data, attached)
         save(context, attached, dense_entries)
@@ -143,6 +145,22 @@ def build(context: Context, task: Task) -> Attached:
         if context.device.type == "cpu" and not run.trainer.compile:  # whose kernels add the bias too
             frozen_linear.install(attached.model)
     return attached
+
+
+def check_vocabulary(run: RunConfig, data: Data, attached: Attached) -> None:
+    """Whether the network knows all tokens that its tokenizer gives.
+
+    Raises:
+        UserError: it does not; on a GPU such a token would end the process with a message about nothing of the kind.
+    """
+    model: Any = attached.model
+    known = len(model.get_input_embeddings().weight)
+    most = max(int(split.tokens.max(initial=0)) for split in (data.train, data.validation, data.evaluation))
+    if most >= known:
+        raise UserError(
+            f"model={run.model.name}: the tokenizer gives token {most:,}, and the network has {known:,} of them: they "
+            "do not belong together; write a folder that holds a network with its own tokenizer"
+        )
 
 
 def train(context: Context, data: Data, attached: Attached) -> Trained:

@@ -14,16 +14,20 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from support import ROOT, options, pruning, write_corpus
+from transformers import AutoConfig, AutoModel
 
 from peftbench.bench.contenders import ready
 from peftbench.bench.workloads import TINY, Case
+from peftbench.errors import UserError
 from peftbench.record import Record
 from peftbench.run import build, execute
 from peftbench.sparsity.contextual_hook import ContextualHook
 from peftbench.sweep.grid import Point
 from peftbench.sweep.outcome import blank_record
+from peftbench.training.loop import Loop
 
 CONTEXTUAL = ("sparsity=contextual", "sparsity.ratio=0.25", "sparsity.layers=[0]", "sparsity.dense_end=0")
+SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 MEASURED = ("speed/", "time/", "memory/", "energy/")
 
 
@@ -55,6 +59,15 @@ def test_quality_is_recomputed_from_the_predictions_file(tiny_run) -> None:
 def test_the_record_says_what_a_layer_computes_in(tiny_run, precision: str) -> None:
     record, _ = carried_out(tiny_run(f"trainer.precision={precision}", "trainer.max_steps=1", "device=cpu"))
     assert record.environment["hidden_states"] == precision
+
+
+def test_a_tokenizer_of_another_network_is_said_before_training(tiny_run, tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "mixed"
+    AutoModel.from_config(AutoConfig.for_model("bert", vocab_size=90, **SHAPE)).save_pretrained(folder)
+    tiny_run().model.tokenizer().save_pretrained(folder)
+    monkeypatch.setattr(Loop, "run", lambda *_: pytest.fail("it was trained"))
+    with pytest.raises(UserError, match=r"model=bert: the tokenizer gives token \d+, and the network has 90 of them"):
+        carried_out(tiny_run("model=bert", f"model.path={folder}"))
 
 
 @pytest.mark.parametrize("method", sorted(options("method")))

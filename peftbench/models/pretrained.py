@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftbench.errors import UserError
 from peftbench.hub import offline_unless_reachable
 from peftbench.models.base import Loaded, Model
+from peftbench.models.heads import fresh_modules, head_modules, pooler_modules, within
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -54,6 +55,12 @@ class Pretrained(Model):
         from transformers import AutoTokenizer
 
         tokenizer = self._fetch(lambda: AutoTokenizer.from_pretrained(self.source, **self._where()))
+        if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
+            # transformers makes an empty one where it finds no files of it: every word would be the unknown one.
+            raise UserError(
+                f"model={self.name}: no tokenizer in {self.source}; write its files there too "
+                "(AutoTokenizer.from_pretrained(...).save_pretrained(DIR))"
+            )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
@@ -72,11 +79,18 @@ class Pretrained(Model):
         auto = getattr(transformers, task.auto_class)
         # In float32 whatever the checkpoint's dtype: what is trained must be, and autocast does the rest.
         fixed = {"output_loading_info": True, "use_safetensors": True, "config": config, "dtype": torch.float32}
+        fixed["ignore_mismatched_sizes"] = True  # a head for other classes is made anew; anything else is refused below
         model, info = self._fetch(
             lambda: auto.from_pretrained(self.source, **self._where(), **{**fixed, **load_kwargs})
         )
-        head = fresh_modules(head_modules(config, task), info["missing_keys"], task)
-        return Loaded(model, head, adapted_modules(self.targets, config), self.identity(config))
+        whole = head_modules(config, task)
+        lacking = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+        head = (*pooler_modules(model, whole, lacking, f"model={self.name}"), *fresh_modules(whole, lacking, task))
+        identity = self.identity(config)
+        if kept := [name for name in whole if name in head and not within(name, lacking)]:
+            told = f"The head starts from the checkpoint's own: {', '.join(kept)}."
+            identity["note"] = f"{identity['note']} {told}" if "note" in identity else told
+        return Loaded(model, head, adapted_modules(self.targets, config), identity)
 
     def identity(self, config: PretrainedConfig) -> dict[str, Any]:
         """What the record says of this base."""
@@ -126,31 +140,6 @@ def task_fields(config: PretrainedConfig, task: Task) -> None:
         config.use_cache = False
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = getattr(config, "eos_token_id", None)
-
-
-def head_modules(config: PretrainedConfig, task: Task) -> tuple[str, ...]:
-    """Names of the modules with parameters that this task's network has beside its base."""
-    import torch
-    import transformers
-
-    with torch.device("meta"):
-        model = getattr(transformers, task.auto_class).from_config(config)
-    return tuple(
-        name
-        for name, module in model.named_children()
-        if name != model.base_model_prefix and next(module.parameters(), None) is not None
-    )
-
-
-def fresh_modules(head: tuple[str, ...], missing: Iterable[str], task: Task) -> tuple[str, ...]:
-    """The head modules to train: always for classes, only those the checkpoint lacked for language modelling.
-
-    A decoder tied to the embeddings has no weight of its own to be missing, so it stays frozen with the base.
-    """
-    if task.peft_type == "SEQ_CLS":
-        return head
-    lacking = {key.rpartition(".")[0] for key in missing if key.endswith(".weight")}
-    return tuple(sorted(name for name in lacking if name.split(".")[0] in head))
 
 
 def adapted_modules(targets: tuple[str, ...] | None, config: PretrainedConfig) -> tuple[str, ...]:

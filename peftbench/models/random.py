@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from peftbench.models.base import Loaded, Model
-from peftbench.models.pretrained import adapted_modules, fresh_modules, head_modules, task_fields
+from peftbench.models.heads import fresh_modules, head_modules
+from peftbench.models.pretrained import adapted_modules, task_fields
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
+from bitsandbytes.nn import Linear4bit
+from transformers import AutoConfig, AutoModel, BitsAndBytesConfig
 
 from peftbench.errors import UserError
 from peftbench.models.packaged import Packaged
@@ -120,6 +122,58 @@ def test_a_local_folder_gives_the_weights_that_are_in_it(tmp_path: Path) -> None
     for name, value in source.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[name], value), name
     assert loaded.identity["weights_sha256"] == weights_hash(tmp_path)
+
+
+def local(folder: Path, **fields) -> Pretrained:
+    return Pretrained(**{"name": "bert", "id": "x", "path": str(folder), "targets": ("query",), **fields})
+
+
+class Three(Classes):
+    config_kwargs = {"num_labels": 3}  # noqa: RUF012
+
+
+def test_a_head_for_other_classes_is_made_anew_and_one_for_as_many_is_kept(tmp_path: Path) -> None:
+    source = tiny("bert").build(Classes(), {}).model
+    source.save_pretrained(tmp_path)
+    kept = local(tmp_path).build(Classes(), {})
+    assert kept.identity["note"] == "The head starts from the checkpoint's own: classifier."
+    other = local(tmp_path).build(Three(), {})
+    assert "note" not in other.identity
+    assert other.head == ("classifier",)
+    assert other.model.classifier.weight.shape == (3, 16)
+    assert torch.equal(other.model.bert.pooler.dense.weight, source.bert.pooler.dense.weight)
+
+
+def test_a_pooler_that_the_checkpoint_lacks_is_trained(tmp_path: Path) -> None:
+    tiny("bert").build(Masked(), {}).model.save_pretrained(tmp_path)
+    loaded = local(tmp_path).build(Classes(), {})
+    assert loaded.head == ("bert.pooler.dense", "classifier")
+    four_bit = BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=["classifier"])
+    torch.manual_seed(0)
+    dense = local(tmp_path).build(Classes(), {}).model.bert.pooler.dense
+    torch.manual_seed(0)
+    model = local(tmp_path).build(Classes(), {"quantization_config": four_bit, "device_map": {"": "cpu"}}).model
+    assert isinstance(model.bert.encoder.layer[0].attention.self.query, Linear4bit)
+    assert type(model.bert.pooler.dense) is torch.nn.Linear
+    assert torch.equal(model.bert.pooler.dense.weight, dense.weight), "the same fresh weights for all methods"
+
+
+def test_weights_that_are_missing_from_the_base_are_an_error(tmp_path: Path) -> None:
+    tiny("bert").build(Classes(), {}).model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change in ({"num_hidden_layers": 3}, {"intermediate_size": 64}, {"model_type": "roberta"}):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(UserError, match=r"model=bert: the checkpoint does not have all weights .* such as \w+\."):
+            local(tmp_path).build(Classes(), {})
+
+
+def test_a_folder_without_a_tokenizer_is_said(tmp_path: Path) -> None:
+    """transformers makes one of it that knows no word."""
+    tiny("bert").build(Classes(), {}).model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"model=bert: no tokenizer in .*save_pretrained"):
+        local(tmp_path).tokenizer()
+    tiny("bert").tokenizer().save_pretrained(tmp_path)
+    assert local(tmp_path).tokenizer().vocab_size > 200
 
 
 def test_half_precision_checkpoints_are_trained_in_float32(tmp_path: Path) -> None:
