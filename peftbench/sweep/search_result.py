@@ -91,10 +91,12 @@ def importances(study: Study, settings: SearchOptions) -> dict[str, dict[str, fl
 
     found = {}
     for index, objective in enumerate(settings.objectives):
-        # Of few trials all shares are alike, which is warned of, and the target is turned already.
+        # Optuna warns of few trials, of which it makes all shares alike, and of the target, which is turned already.
         with warnings.catch_warnings(), suppress(ValueError, RuntimeError):
             warnings.simplefilter("ignore")
-            found[objective.metric] = get_param_importances(study, target=_cost(settings, index))
+            shares = get_param_importances(study, target=_cost(settings, index))
+            if len(shares) == 1 or len(set(shares.values())) > 1:
+                found[objective.metric] = shares
     return found
 
 

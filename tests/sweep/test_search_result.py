@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 
+import optuna
 import pytest
 from hydra import compose, initialize_config_dir
 from optuna.importance import get_param_importances
@@ -15,7 +16,8 @@ from support import CONF
 from peftbench import report
 from peftbench.record import read_sweep
 from peftbench.sweep.grid import load
-from peftbench.sweep.search_result import best_trials
+from peftbench.sweep.search_options import SearchOptions
+from peftbench.sweep.search_result import best_trials, importances
 
 
 def test_a_search_ends_with_a_config_that_is_its_best_run(start, runner, tmp_path) -> None:
@@ -84,6 +86,20 @@ def test_a_damaged_search_file_costs_its_part_of_the_page_only(start, runner, qu
     start(*SPACE, n_trials=2)
     (tmp_path / "s" / "search.json").write_text('{"trials": [')
     assert 'id="search"' not in report.write(tmp_path / "s").read_text()
+
+
+@pytest.mark.parametrize(("values", "told"), [([0.5, 0.5, 0.5], False), ([0.5, 0.6, 0.9], True)])
+def test_importance_that_is_unknown_is_not_told(values: list[float], told: bool) -> None:
+    """Where no trial is better than another, Optuna gives every parameter the same share."""
+    study = optuna.create_study(direction="maximize")
+    kinds = {"lr": optuna.distributions.FloatDistribution(0, 1), "rank": optuna.distributions.IntDistribution(1, 9)}
+    for index, value in enumerate(values):
+        params = {"lr": index / 3, "rank": 4 + index % 2}
+        study.add_trial(optuna.create_trial(params=params, distributions=kinds, value=value))
+    settings = SearchOptions.load(
+        {"params": None, "n_trials": 3, "sampler": "tpe", "seed": 0, "storage": None, "objectives": [ACCURACY]}
+    )
+    assert bool(importances(study, settings)) == told
 
 
 def test_importance_is_for_the_better_end_of_an_objective(start, runner, quick, tmp_path, capsys) -> None:
