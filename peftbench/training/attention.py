@@ -73,22 +73,27 @@ class Attention(torch.autograd.Function):
         dQ = s dS K, dK = s dS^T Q."""
         queries, keys, values, *signed = ctx.saved_tensors
         batch, length, heads, width = grad.shape
-        # In memory as the layers before have made them: (batch, length, heads, width).
-        found = [x.new_empty(batch, x.shape[1], heads, width).transpose(1, 2) for x in (queries, keys, values)]
+        # In memory as the layers before have made them: (batch, length, heads, width). A frozen projection of what
+        # needs no gradient itself, as the first layer's of keys, needs none.
+        to_queries, to_keys, to_values = (
+            x.new_empty(batch, x.shape[1], heads, width).transpose(1, 2) if needed else None
+            for x, needed in zip((queries, keys, values), ctx.needs_input_grad, strict=False)
+        )
         parts = _parts(batch, heads, length * keys.shape[1])
         for (items, some, part), of_part in zip(parts, signed, strict=True):
             output = grad[items, :, some].transpose(1, 2)
             output = torch.mul(output, ctx.undo, out=output.new_empty(output.shape)).flatten(0, 1)
             kept = of_part.relu()
-            to_values = torch.bmm(kept.transpose(1, 2), output)
+            if to_values is not None:
+                to_values[items, some] = _by_heads(torch.bmm(kept.transpose(1, 2), output), some)
             # Where P itself is 0 its gradient is multiplied by 0, whatever was kept.
             weights = torch.ops.aten.threshold_backward(torch.bmm(output, values[part].transpose(1, 2)), kept, 0)
             scores = torch._softmax_backward_data(weights, of_part.abs(), -1, of_part.dtype)
-            to_queries = torch.bmm(scores, keys[part]).mul_(ctx.scale)
-            to_keys = torch.bmm(scores.transpose(1, 2), queries[part])
-            for whole, one in zip(found, (to_queries, to_keys, to_values), strict=True):
-                whole[items, some] = _by_heads(one, some)
-        return *found, None, None, None
+            if to_queries is not None:
+                to_queries[items, some] = _by_heads(torch.bmm(scores, keys[part]).mul_(ctx.scale), some)
+            if to_keys is not None:
+                to_keys[items, some] = _by_heads(torch.bmm(scores.transpose(1, 2), queries[part]), some)
+        return to_queries, to_keys, to_values, None, None, None
 
 
 def _parts(batch: int, heads: int, scores: int) -> Iterator[tuple[slice, slice, slice]]:

@@ -60,6 +60,24 @@ def test_value_and_gradients_are_those_of_the_formula(dtype, tolerance, part, mo
         assert torch.allclose(ours.double(), theirs, atol=tolerance * float(theirs.detach().abs().max()), rtol=0)
 
 
+@pytest.mark.parametrize("needed", [(0, 1, 2), (0, 2), (2,), (1,)])
+def test_what_needs_no_gradient_costs_no_product(needed) -> None:
+    """Of the first layer's three projections, LoRA on queries and values leaves the keys without one."""
+
+    def gradients(which) -> tuple[list, int]:
+        given = [x.detach().requires_grad_(index in which) for index, x in enumerate(inputs(torch.float32))]
+        Bits.seed(0)
+        found, _ = attention.attention(nn.Module().train(), *given, None, dropout=0.3)
+        with Ops() as seen:
+            found.square().sum().backward()
+        return [x.grad for x in given], seen.counts["bmm"]
+
+    (everything, products), (some, fewer) = gradients((0, 1, 2)), gradients(needed)
+    assert [index for index, x in enumerate(some) if x is not None] == list(needed)
+    assert all(x is None or torch.equal(x, whole) for x, whole in zip(some, everything, strict=True))
+    assert fewer == products - (3 - len(needed)) * products // 4
+
+
 @pytest.mark.parametrize(("part", "parts"), [(2**20, 1), (3 * 8 * 8, 5), (8 * 8, 15)])
 def test_what_is_kept_for_the_way_back_is_one_weight_for_each_score(part, parts, monkeypatch) -> None:
     monkeypatch.setattr(attention, "PART", part)
