@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from peftbench.errors import UserError
 from peftbench.hub import offline_unless_reachable
@@ -12,6 +14,8 @@ from peftbench.hub import offline_unless_reachable
 if TYPE_CHECKING:
     import pandas as pd
 
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
+"""A whole field in quotes, with two of them for one."""
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".txt")
 
 
@@ -35,7 +39,7 @@ def read_table(path: Path) -> pd.DataFrame:
             case ".csv":
                 return _csv(path, _separator(path))
             case ".tsv":
-                return _csv(path, "\t")
+                return _csv(path, "\t", csv.QUOTE_NONE if _is_unquoted(path) else csv.QUOTE_MINIMAL)
             case ".json":
                 return pd.DataFrame(json.loads(path.read_text(encoding="utf-8-sig")))
             case ".jsonl":
@@ -67,10 +71,21 @@ def _separator(path: Path) -> str:
     return next((mark for mark in ",;\t" if mark in header), ",")
 
 
-def _csv(path: Path, separator: str) -> pd.DataFrame:
+def _is_unquoted(path: Path) -> bool:
+    """Whether double quotes in a TSV are text, as in GLUE's files: each line is a row, and one quote is never closed.
+
+    Read as quoting, such a quote would join rows, without an error if there is another one further down.
+    """
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    rows = [line.split("\t") for line in lines if line]
+    quoted = (field for row in rows for field in row if field.startswith('"'))
+    return len({len(row) for row in rows}) == 1 and not all(map(QUOTED.fullmatch, quoted))
+
+
+def _csv(path: Path, separator: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> pd.DataFrame:
     import pandas as pd
 
-    table = pd.read_csv(path, sep=separator, keep_default_na=False, na_values=[])
+    table = pd.read_csv(path, sep=separator, quoting=quoting, keep_default_na=False, na_values=[])
     if len(table) and not isinstance(table.index, pd.RangeIndex):
         # pandas takes the first fields for names of rows then, and all others for those of the columns before.
         raise pd.errors.ParserError("rows have more fields than the header")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from statistics import mean
@@ -55,8 +56,11 @@ class Plan:
 
     def warnings(self) -> list[str]:
         """What was done with data or weights that are others now."""
-        done = [(point.run, self.done[point.run.run_id]) for point in self.points if point.run.run_id in self.done]
-        starts = [(run, datetime.fromisoformat(record.started)) for run, record in done if record.started]
+        starts = []
+        for point in self.points:
+            if (record := self.done.get(point.run.run_id)) is not None:
+                with suppress(ValueError):  # a record without a time
+                    starts.append((point.run, datetime.fromisoformat(record.started)))
         return changed(starts, "engine.rerun=true runs all again")
 
     def lines(self, cluster: Cluster | None = None) -> Iterator[str]:

@@ -34,6 +34,9 @@ def changed(done: Iterable[tuple[RunConfig, datetime]], instead: str) -> list[st
 
 
 def _written(path: Path) -> float:
-    """When a file, or one of those in a folder, was last written to (seconds since 1970)."""
-    files = [path, *path.iterdir()] if path.is_dir() else [path]
-    return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
+    """When a file, or one of those in a folder, was last written to (seconds since 1970); 0 where nobody can tell."""
+    try:
+        files = [path, *path.iterdir()] if path.is_dir() else [path]
+        return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
+    except OSError:
+        return 0.0

@@ -203,6 +203,17 @@ def test_commas_without_quotes_are_answered(tmp_path, text, rows):
         dataset(path).read()
 
 
+def test_quotes_in_a_tsv_that_quote_nothing_are_text(tmp_path):
+    """As in GLUE's files: pandas would join all rows from one such quote to the next."""
+    texts = [f'"so {i}' if i % 9 == 0 else f'he said "no" {i}' if i % 9 == 1 else f"plain {i}" for i in range(45)]
+    (tmp_path / "mine.tsv").write_text(
+        "\n".join(["review\tmood", *(f"{text}\t{i % 2}" for i, text in enumerate(texts))])
+    )
+    data = dataset(tmp_path / "mine.tsv").read()
+    found = [*data.train.texts, *data.validation.texts, *data.evaluation.texts]
+    assert sorted(found) == sorted(texts)
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl"])
 def test_a_byte_order_mark_is_no_text(tmp_path, suffix):
     path = Path(write(frame(), tmp_path / f"mine.{suffix}"))
