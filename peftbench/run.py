@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 
 from peftbench.context import Context, prepare_process, resolve_device, seed_everything
-from peftbench.errors import UserError
 from peftbench.measuring import precision
 from peftbench.measuring.energy import Energy
 from peftbench.measuring.environment import describe
@@ -22,6 +21,7 @@ from peftbench.measuring.memory import PeakMemory, resident
 from peftbench.measuring.sizes import base_bytes, file_bytes, parameter_counts
 from peftbench.models.frozen import hold_in
 from peftbench.sparsity.compact import DENSE_FILE, compact_folder, expand_folder, sparsity_of
+from peftbench.tasks import vocabulary
 from peftbench.training import attention, dropout, frozen_linear, last_layer, one_cast
 from peftbench.training.compiled import compiled
 from peftbench.training.loop import Loop, Trained
@@ -65,7 +65,7 @@ def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgres
     try:
         data = prepare(context)
         attached = build(context, data.task)
-        check_vocabulary(run, data, attached)
+        vocabulary.check(run.model.name, (data.train, data.validation, data.evaluation), attached.model)
         dense_entries = parameter_counts(attached)["params/adapter"]
         trained = train(context, data, attached)
         save(context, attached, dense_entries)
@@ -145,22 +145,6 @@ def build(context: Context, task: Task) -> Attached:
         if context.device.type == "cpu" and not run.trainer.compile:  # whose kernels add the bias too
             frozen_linear.install(attached.model)
     return attached
-
-
-def check_vocabulary(run: RunConfig, data: Data, attached: Attached) -> None:
-    """Whether the network knows all tokens that its tokenizer gives.
-
-    Raises:
-        UserError: it does not; on a GPU such a token would end the process with a message about nothing of the kind.
-    """
-    model: Any = attached.model
-    known = len(model.get_input_embeddings().weight)
-    most = max(int(split.tokens.max(initial=0)) for split in (data.train, data.validation, data.evaluation))
-    if most >= known:
-        raise UserError(
-            f"model={run.model.name}: the tokenizer gives token {most:,}, and the network has {known:,} of them: they "
-            "do not belong together; write a folder that holds a network with its own tokenizer"
-        )
 
 
 def train(context: Context, data: Data, attached: Attached) -> Trained:

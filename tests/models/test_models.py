@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from bitsandbytes.nn import Linear4bit
 from transformers import AutoConfig, AutoModel, BitsAndBytesConfig
 
@@ -156,6 +157,37 @@ def test_a_pooler_that_the_checkpoint_lacks_is_trained(tmp_path: Path) -> None:
     assert isinstance(model.bert.encoder.layer[0].attention.self.query, Linear4bit)
     assert type(model.bert.pooler.dense) is torch.nn.Linear
     assert torch.equal(model.bert.pooler.dense.weight, dense.weight), "the same fresh weights for all methods"
+
+
+SHAPE = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+XLNET = {"vocab_size": 90, "d_model": 32, "n_layer": 1, "n_head": 2}
+SEQ2SEQ = {"vocab_size": 90, "d_model": 32, "eos_token_id": 1, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "saved", "shape", "head"),
+    [
+        ("albert", "MaskedLM", SHAPE, ("albert.pooler", "classifier")),
+        ("roberta", "MaskedLM", SHAPE, ("classifier",)),
+        ("deberta-v2", "MaskedLM", SHAPE, ("pooler", "classifier")),
+        ("electra", "PreTraining", SHAPE, ("classifier",)),
+        ("llama", "CausalLM", {**SHAPE, "pad_token_id": 0}, ("score",)),
+        (
+            "xlnet",
+            "CausalLM",
+            {"vocab_size": 90, "d_model": 32, "n_layer": 1, "n_head": 2},
+            ("sequence_summary", "logits_proj"),
+        ),
+        ("t5", "Seq2SeqLM", {**SEQ2SEQ, "num_layers": 1, "decoder_start_token_id": 0}, ("classification_head",)),
+        ("bart", "Seq2SeqLM", {**SEQ2SEQ, "encoder_layers": 1, "decoder_layers": 1}, ("classification_head",)),
+    ],
+)
+def test_what_was_pretrained_without_classes_gets_a_head(architecture, saved, shape, head, tmp_path: Path) -> None:
+    auto = getattr(transformers, f"AutoModelFor{saved}")
+    auto.from_config(AutoConfig.for_model(architecture, **shape)).save_pretrained(tmp_path)
+    loaded = local(tmp_path).build(Classes(), {})
+    assert loaded.head == head
+    assert "note" not in loaded.identity
 
 
 def test_weights_that_are_missing_from_the_base_are_an_error(tmp_path: Path) -> None:
