@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from peftbench.methods.injection import Sites
     from peftbench.models.base import Loaded
 
-_LORA_ALPHA = ("alpha", "lora_alpha")
-"""What PEFT's classes call alpha."""
 UNKNOWN_YET = 2**31
 """Stands for the number of training steps until the loop says it."""
 
@@ -108,7 +106,9 @@ class Peft(Tuner):
                 f"write method.rank_args=null, or {others} +method.rank_args.NAME=1 with one of the names below"
             )
         if self.alpha_arg in unknown:
-            told.append(f"write method.alpha_arg={next((name for name in _LORA_ALPHA if name in known), 'null')}")
+            # PEFT's classes call it one of these.
+            names = ("alpha", "lora_alpha", f"{self.config_class.removesuffix('Config').lower()}_alpha")
+            told.append(f"write method.alpha_arg={next((name for name in names if name in known), 'null')}")
         return [*told, f"it has {_join(known)}"]
 
     def _settled(self, known: set[str], sites: Sites, run: RunConfig) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def pooler_modules(model: nn.Module, head: Iterable[str], lacking: Iterable[str]
     Raises:
         UserError: it lacks other parts of the base too.
     """
-    absent = sorted(key for key in lacking if not any(within(name, [key]) for name in head))
+    absent = sorted(key for key in lacking if not any(is_of(name, [key]) for name in head))
     if others := [key for key in absent if "pooler" not in key]:
         raise UserError(
             f"{what}: the checkpoint does not have all weights of its network ({len(others)} are missing or of another "
@@ -73,6 +73,6 @@ def _make_plain(model: nn.Module, name: str) -> None:
         model.set_submodule(name, plain)
 
 
-def within(module: str, keys: Iterable[str]) -> list[str]:
-    """The parameters of one module, out of ``keys``."""
-    return [key for key in keys if key.startswith(f"{module}.")]
+def is_of(module: str, parameters: Iterable[str]) -> bool:
+    """Whether any of these parameters is in that module."""
+    return any(name.startswith(f"{module}.") for name in parameters)

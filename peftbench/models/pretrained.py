@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from peftbench.errors import UserError
 from peftbench.hub import offline_unless_reachable
 from peftbench.models.base import Loaded, Model
-from peftbench.models.heads import fresh_modules, head_modules, pooler_modules, within
+from peftbench.models.heads import fresh_modules, head_modules, is_of, pooler_modules
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -87,7 +87,7 @@ class Pretrained(Model):
         lacking = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
         head = (*pooler_modules(model, whole, lacking, f"model={self.name}"), *fresh_modules(whole, lacking, task))
         identity = self.identity(config)
-        if kept := [name for name in whole if name in head and not within(name, lacking)]:
+        if kept := [name for name in whole if name in head and not is_of(name, lacking)]:
             told = f"The head starts from the checkpoint's own: {', '.join(kept)}."
             identity["note"] = f"{identity['note']} {told}" if "note" in identity else told
         return Loaded(model, head, adapted_modules(self.targets, config), identity)

@@ -74,6 +74,8 @@ def test_peft_loads_what_was_evaluated(base: Base, tmp_path, name: str) -> None:
     ("name", "told"),
     [
         ("LoraConfig", r"LoraConfig has no alpha; write method.alpha_arg=lora_alpha; it has "),
+        ("RandLoraConfig", r"has no alpha; write method.alpha_arg=randlora_alpha; it has "),
+        ("FrodConfig", r"has no alpha, r; .*; write method.alpha_arg=null; it has .*regularization_alpha"),
         ("MissConfig", r"MissConfig has no alpha; write method.alpha_arg=null; it has "),
         (
             "LNTuningConfig",
