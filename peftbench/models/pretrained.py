@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import model_validator
+
+from peftbench.component import named
 from peftbench.errors import UserError
 from peftbench.hub import offline_unless_reachable
 from peftbench.models.base import Loaded, Model
@@ -21,11 +24,19 @@ T = TypeVar("T")
 
 
 class Pretrained(Model):
-    """A checkpoint by its hub id, or a folder that holds the same files."""
+    """A checkpoint by its hub id, or a folder that holds the same files; a null name is the last part of either."""
 
-    id: str
+    id: str | None = None
     revision: str = "main"
     path: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_source(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        source = fields.get("path") or fields.get("id", cls.model_fields["id"].default)
+        if source is None:
+            raise ValueError("write model.id=OWNER/NAME for one of the hub, or model.path=DIR for a local one")
+        return named(fields, str(source)) if source else fields
 
     @property
     def source(self) -> str:
@@ -35,7 +46,7 @@ class Pretrained(Model):
             UserError: the folder does not exist or has no ``config.json``.
         """
         if self.path is None:
-            return self.id
+            return str(self.id)
         folder = Path(self.path).expanduser()
         if not (folder / "config.json").is_file():
             raise UserError(

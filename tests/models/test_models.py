@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from bitsandbytes.nn import Linear4bit
+from pydantic import ValidationError
 from transformers import AutoConfig, AutoModel, BitsAndBytesConfig
 
 from peftbench.errors import UserError
@@ -114,6 +115,16 @@ def test_the_hub_being_away_is_said(monkeypatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match=r"model\.path=DIR"):
         Pretrained(name="bert", id="peftbench-tests/not-there").config()
+
+
+def test_a_checkpoint_without_a_name_is_called_by_its_source(tmp_path: Path, monkeypatch) -> None:
+    assert Pretrained(id="FacebookAI/roberta-base").name == "roberta-base"
+    assert Pretrained(name=None, id=None, path=f"{tmp_path}/my model (2)/").name == "my_model_2_"
+    assert Pretrained(name="mine", path="x").name == "mine"
+    monkeypatch.chdir(tmp_path)
+    assert Pretrained(path=".").name == tmp_path.name
+    with pytest.raises(ValidationError, match=r"write model.id=OWNER/NAME .* or model.path=DIR"):
+        Pretrained(name="mine")
 
 
 def test_a_local_folder_gives_the_weights_that_are_in_it(tmp_path: Path) -> None:

@@ -1,0 +1,176 @@
+"""Text and labels in named columns of tables, wherever the tables come from."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from peftbench.data import assemble
+from peftbench.data.base import Dataset, Kind, Split, TextData
+from peftbench.data.files import column
+from peftbench.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STEMS = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
+"""What the three splits are called."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One split, as it was found."""
+
+    name: str
+    """See `Split.name`."""
+    frame: pd.DataFrame
+    where: str
+    label_names: Sequence[str] = ()
+    """What the numbers in the column of labels mean, from 0; empty where they mean themselves."""
+
+
+class Columns(Dataset):
+    """A data set whose user says which columns hold what."""
+
+    task: Kind = "classification"
+    text_column: str = "text"
+    label_column: str | None = "label"
+    """Strings or numbers; null for language modelling."""
+    stride: int | None = Field(default=None, ge=1)
+    """Causal language modelling only: tokens by which the evaluation window moves on; null is half of max_length."""
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Columns:
+        if self.task == "classification" and self.label_column is None:
+            raise ValueError(
+                "write dataset.label_column=NAME, or dataset.task=language_modeling to learn without labels"
+            )
+        if self.task == "classification" and self.stride is not None:
+            raise ValueError("stride means nothing without dataset.task=language_modeling; write dataset.stride=null")
+        if self.task == "language_modeling" and self.label_column is not None:
+            raise ValueError("language modelling uses no labels; write dataset.label_column=null")
+        if self.stride is not None and self.stride >= self.max_length:
+            raise ValueError("stride must be less than max_length, so that every window has something to start from")
+        return self
+
+    @property
+    def kind(self) -> Kind:
+        """See `Dataset.kind`."""
+        return self.task
+
+    @abstractmethod
+    def tables(self, notes: list[str]) -> dict[str, Table]:
+        """``train``, and ``validation`` and ``test`` where there are any; what a reader must know goes to ``notes``.
+
+        Raises:
+            UserError: they cannot be read, or there is no train.
+        """
+
+    def read(self) -> TextData:
+        """See `Dataset.read`; a split that is cut out of train says so in its name."""
+        notes: list[str] = []
+        tables = self.tables(notes)
+        found = {name: _Source(self, table, notes) for name, table in tables.items()}
+        if self.kind == "language_modeling":
+            plain = {name: source.split(None) for name, source in found.items()}
+            return assemble.corpus(self, plain["train"], plain.get("validation"), plain.get("test"), notes)
+        values = sorted({label for source in found.values() for label in source.labels}, key=_label_order)
+        _check_classes(values, len(found["train"].texts), self.label_column)
+        known = {value: index for index, value in enumerate(values)}
+        read = {name: source.split(known) for name, source in found.items()}
+        _same_classes(read, values)
+        names = [_name(value, tables["train"].label_names) for value in values]
+        return assemble.labelled(self, read["train"], read.get("validation"), read.get("test"), names, notes)
+
+
+class _Source:
+    """One table: texts that are not blank, their labels and their rows."""
+
+    def __init__(self, options: Columns, table: Table, notes: list[str]) -> None:
+        where, self.name = table.where, table.name
+        if table.frame.empty:
+            raise UserError(f"{where} has no rows: write a file with at least a few items of each class")
+        raw = column(table.frame, options.text_column, "dataset.text_column", where)
+        _check_texts(raw, where, options.text_column)
+        filled = raw.notna() & (raw.astype(str).str.strip() != "")
+        # Language modelling leaves out blank lines by itself, and says so.
+        kept = filled if options.kind == "classification" else raw.notna()
+        if not filled.any():
+            raise UserError(f"{where}: column {options.text_column} has no text; write dataset.text_column=NAME")
+        if dropped := int((~kept).sum()):
+            notes.append(f"{where.rpartition('/')[-1]}: {dropped:,} rows without text left out")
+        self.rows = [i for i, keep in enumerate(kept) if keep]
+        self.texts = [str(text) for text in raw[kept]]
+        self.labels: list[Any] = []
+        if options.label_column is not None:
+            column_ = column(table.frame, options.label_column, "dataset.label_column", where)[kept]
+            self.labels = _clean_labels(column_, where, options.label_column)
+
+    def split(self, known: dict[Any, int] | None) -> Split:
+        """The table as a split; classes are numbered by ``known``, None is without labels."""
+        labels = None if known is None else [known[label] for label in self.labels]
+        return Split(self.name, self.texts, labels, self.rows)
+
+
+def _check_texts(values: pd.Series, where: str, name: str) -> None:
+    """Lists and mappings would be learned as Python writes them."""
+    other = next((value for value in values if _is_nested(value)), None)
+    if other is not None:
+        raise UserError(
+            f"{where}: column {name} holds {type(other).__name__}s such as {str(other)[:60]}, and no text; "
+            "write dataset.text_column=NAME with one of texts"
+        )
+
+
+def _is_nested(value: Any) -> bool:
+    return hasattr(value, "__len__") and not isinstance(value, str | bytes)
+
+
+def _clean_labels(values: Iterable[Any], where: str, name: str) -> list[Any]:
+    """Labels as plain strings or integers: ``1.0``, ``True`` and ``"1"`` are 1, ``"positive "`` is ``"positive"``."""
+    import numpy as np
+    import pandas as pd
+
+    cleaned: list[Any] = []
+    for value in values:
+        if _is_nested(value):
+            raise UserError(f"{where}: {name} holds several labels an item ({str(value)[:60]}); one is what is learned")
+        text = str(value).strip()
+        if pd.isna(value) or not text:
+            raise UserError(f"{where}: an item has no {name}; give every row a label, or leave the row out")
+        whole = isinstance(value, int | float | np.number | np.bool_) and float(value).is_integer()
+        # One file may hold 1 where another, of another format, holds "1".
+        digits = text.isascii() and text.isdecimal() and str(int(text)) == text
+        cleaned.append(int(value) if whole or digits else text)
+    return cleaned
+
+
+def _check_classes(values: Sequence[Any], items: int, name: str | None) -> None:
+    """Half as many classes as items, or more, are no classes: a number to predict, or a column of ids."""
+    if len(values) > max(2, items / 2):
+        raise UserError(
+            f"dataset.label_column={name}: {len(values):,} different values in {items:,} rows of train are no classes "
+            f"({values[0]!r}, {values[1]!r}, ...); name the column that holds them, or put numbers into groups"
+        )
+
+
+def _same_classes(read: dict[str, Split], values: list[Any]) -> None:
+    """A class that train lacks cannot be learned, and is most often a misspelt label."""
+    for name, split in read.items():
+        unknown = set(split.labels or ()) - set(read["train"].labels or ())
+        if unknown:
+            shown = ", ".join(repr(values[index]) for index in sorted(unknown))
+            raise UserError(f"the {name} file has labels that train lacks: {shown}; mend them or leave them out")
+
+
+def _label_order(label: Any) -> tuple[bool, Any]:
+    """Numbers by value, then strings."""
+    return isinstance(label, str), label
+
+
+def _name(label: Any, names: Sequence[str]) -> str:
+    return names[label] if isinstance(label, int) and label in range(len(names)) else str(label)

@@ -1,0 +1,147 @@
+"""Any data set of the hub, or what `datasets` saved: names of classes, splits without labels, and each mistake."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from peftbench.data.hub import Hub
+from peftbench.data.text import Text
+from peftbench.errors import UserError
+
+datasets = pytest.importorskip("datasets")
+
+FEATURES = datasets.Features({"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+
+
+def split(name: str, count: int, label: int | None = None):
+    rows = {"sentence": [f"{name} sentence {i}" for i in range(count)], "label": [i % 2 for i in range(count)]}
+    return datasets.Dataset.from_dict(rows if label is None else rows | {"label": [label] * count}, FEATURES)
+
+
+def glue(test: int | None = -1):
+    return datasets.DatasetDict(train=split("train", 60), validation=split("dev", 9), test=split("test", 7, test))
+
+
+def hub(**options) -> Hub:
+    return Hub(**{"text_column": "sentence"} | options)
+
+
+def test_a_test_split_without_labels_gives_way_to_the_public_validation_split(tmp_path):
+    glue().save_to_disk(tmp_path / "my glue")
+    dataset = hub(path=str(tmp_path / "my glue"))
+    assert dataset.name == "my_glue"
+    data = dataset.read()
+    assert data.label_names == ("no", "yes")
+    assert (data.evaluation.name, list(data.evaluation.texts)) == ("dev", [f"dev sentence {i}" for i in range(9)])
+    assert list(data.evaluation.labels) == [i % 2 for i in range(9)]
+    assert data.validation.name == "validation (cut from train)"
+    assert sorted([*data.train.texts, *data.validation.texts]) == sorted(glue()["train"]["sentence"])
+    assert any("test split has no labels" in note for note in data.notes)
+
+
+def test_splits_with_labels_are_taken_as_published(tmp_path):
+    glue(test=1).save_to_disk(tmp_path)
+    data = hub(path=str(tmp_path)).read()
+    assert [(part.name, len(part.texts)) for part in (data.train, data.validation, data.evaluation)] == [
+        ("train", 60),
+        ("validation", 9),
+        ("test", 7),
+    ]
+    assert set(data.evaluation.labels) == {1}
+    assert not data.notes
+
+
+def test_a_column_of_labels_that_test_lacks_is_none(tmp_path):
+    parts = glue()
+    parts["test"] = parts["test"].remove_columns("label")
+    parts.save_to_disk(tmp_path)
+    assert hub(path=str(tmp_path)).read().evaluation.name == "dev"
+
+
+def test_language_modelling_needs_no_labels(tmp_path):
+    glue().save_to_disk(tmp_path)
+    data = hub(path=str(tmp_path), task="language_modeling", label_column=None).read()
+    assert (data.evaluation.name, len(data.evaluation.texts), data.train.labels) == ("test", 7, None)
+
+
+def test_one_saved_data_set_is_train(tmp_path):
+    split("train", 60).save_to_disk(tmp_path)
+    data = hub(path=str(tmp_path)).read()
+    assert [len(part.texts) for part in (data.train, data.validation, data.evaluation)] == [43, 5, 12]
+    assert data.evaluation.name == "test (own split)"
+
+
+def test_the_hub_is_asked_for_the_part_that_was_named(monkeypatch, tmp_path):
+    asked = []
+
+    def load(repo, config):
+        asked.append((repo, config))
+        return glue()
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    dataset = hub(id="nyu-mll/glue", config="cola")
+    glue().save_to_disk(tmp_path)
+    assert dataset.read().fingerprint == hub(path=str(tmp_path)).read().fingerprint
+    assert (dataset.name, asked) == ("glue-cola", [("nyu-mll/glue", "cola")])
+    assert hub(id="fancyzhx/ag_news", name="news").name == "news"
+    with pytest.raises(UserError, match=r"dataset.text_column=body: ag_news \(train\) has .* write one of: sentence"):
+        hub(id="fancyzhx/ag_news", text_column="body").read()
+
+
+def test_a_data_set_without_train_is_answered(monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: {"prompts": split("prompts", 9)})
+    with pytest.raises(UserError, match="dataset=gsm: no train split, but prompts"):
+        hub(id="openai/gsm").read()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "write dataset.id=OWNER/NAME .* or dataset.path=DIR"),
+        ({"id": "https://huggingface.co/datasets/glue"}, "id\n.*match pattern"),
+        ({"path": ".", "config": "cola"}, "path is a part already"),
+        ({"path": "."}, "no dataset_dict.json or dataset_info.json there, .* write dataset=text"),
+    ],
+)
+def test_options_are_checked_while_composing(tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValidationError, match=message):
+        hub(**options)
+
+
+def test_what_is_saved_is_not_own_text(tmp_path):
+    glue().save_to_disk(tmp_path)
+    with pytest.raises(ValidationError, match=r"write dataset=hub dataset.path=DIR"):
+        Text(name="text", path=str(tmp_path), text_column="sentence")
+    (tmp_path / "train" / "state.json").unlink()
+    with pytest.raises(UserError, match=r"dataset.path=.* cannot be read, save it again"):
+        hub(path=str(tmp_path)).read()
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("tokens", r"column tokens holds \w+s such as .*a.* and no text; write dataset.text_column=NAME"),
+        ("messages", "column messages holds dicts such as .*role.* and no text"),
+    ],
+)
+def test_lists_are_no_text(tmp_path, column, message):
+    table = pd.DataFrame({"label": [i % 2 for i in range(20)]})
+    table["tokens"] = [["a", str(i)] for i in range(20)]
+    table["messages"] = [{"role": "user", "content": str(i)} for i in range(20)]
+    table.to_json(tmp_path / "mine.jsonl", orient="records", lines=True)
+    table.to_parquet(tmp_path / "mine.parquet")
+    for file in ("mine.jsonl", "mine.parquet"):
+        with pytest.raises(UserError, match=message):
+            Text(name="text", path=str(tmp_path / file), text_column=column).read()
+
+
+def test_several_labels_an_item_are_answered(tmp_path):
+    rows = pd.DataFrame({"text": [f"words {i}" for i in range(20)], "label": [[i % 2, i % 3] for i in range(20)]})
+    rows.to_json(tmp_path / "mine.json", orient="records")
+    with pytest.raises(UserError, match=re.escape("label holds several labels an item ([0, 0]); one is what")):
+        Text(name="text", path=str(tmp_path / "mine.json")).read()
