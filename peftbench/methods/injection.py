@@ -57,9 +57,11 @@ def find_sites(loaded: Loaded, targets: Targets, *, linear_only: bool = True) ->
     layers = [name for name in candidates if any(_matches(name, target) for target in wanted)]
     if missing := [target for target in wanted if not any(_matches(name, target) for name in layers)]:
         known = sorted({name.rpartition(".")[2] for name in linear})
+        # "attention" is the model's to say: its YAML was written for another network then.
+        option, other = ("model", "null") if targets == "attention" else ("method", "all-linear")
         raise UserError(
-            f"method.targets: there is no layer named {', '.join(missing)} in {type(loaded.model).__name__}; "
-            f"write all-linear or a list out of [{', '.join(known)}]"
+            f"{option}.targets: there is no layer named {', '.join(missing)} in {type(loaded.model).__name__}; "
+            f"write {other} or a list out of [{', '.join(known)}]"
         )
     # PEFT takes every module whose name ends with a target, the head's too: then only full names will do.
     everywhere = [name for name, _ in loaded.model.named_modules() if any(_matches(name, target) for target in wanted)]
