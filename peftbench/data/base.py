@@ -28,6 +28,15 @@ class Split:
     labels: Sequence[int] | None
     ids: Sequence[int]
     """Row of each item in its source file, so that predictions can be traced back and paired."""
+    seconds: Sequence[str] | None = None
+    """The second text of each item, where an item is a pair (a premise and its hypothesis)."""
+
+    @property
+    def contents(self) -> Sequence[str]:
+        """All that an item says, as one string each."""
+        if self.seconds is None:
+            return self.texts
+        return [f"{first}\0{second}" for first, second in zip(self.texts, self.seconds, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from peftbench.data import assemble
 from peftbench.data.base import Dataset, Kind, Split, TextData
@@ -37,11 +39,19 @@ class Columns(Dataset):
     """A data set whose user says which columns hold what."""
 
     task: Kind = "classification"
-    text_column: str = "text"
+    text_column: str | tuple[str, str] = "text"
+    """Two columns, [premise,hypothesis], for items that are pairs of texts."""
     label_column: str | None = "label"
     """Strings or numbers; null for language modelling."""
     stride: int | None = Field(default=None, ge=1)
     """Causal language modelling only: tokens by which the evaluation window moves on; null is half of max_length."""
+
+    @field_validator("text_column", mode="before")
+    @classmethod
+    def _one_or_two(cls, value: Any) -> Any:
+        if not isinstance(value, str) and not (isinstance(value, list | tuple) and len(value) == 2):
+            raise ValueError("write the name of a column, or of two for pairs of texts: [premise,hypothesis]")
+        return value
 
     @model_validator(mode="after")
     def _options_fit(self) -> Columns:
@@ -53,6 +63,8 @@ class Columns(Dataset):
             raise ValueError("stride means nothing without dataset.task=language_modeling; write dataset.stride=null")
         if self.task == "language_modeling" and self.label_column is not None:
             raise ValueError("language modelling uses no labels; write dataset.label_column=null")
+        if self.task == "language_modeling" and not isinstance(self.text_column, str):
+            raise ValueError("language modelling has no pairs; write dataset.text_column=NAME with one column")
         if self.stride is not None and self.stride >= self.max_length:
             raise ValueError("stride must be less than max_length, so that every window has something to start from")
         return self
@@ -94,17 +106,16 @@ class _Source:
         where, self.name = table.where, table.name
         if table.frame.empty:
             raise UserError(f"{where} has no rows: write a file with at least a few items of each class")
-        raw = column(table.frame, options.text_column, "dataset.text_column", where)
-        _check_texts(raw, where, options.text_column)
-        filled = raw.notna() & (raw.astype(str).str.strip() != "")
+        names = (options.text_column,) if isinstance(options.text_column, str) else options.text_column
+        raw = [_texts(table.frame, name, where) for name in names]
         # Language modelling leaves out blank lines by itself, and says so.
-        kept = filled if options.kind == "classification" else raw.notna()
-        if not filled.any():
-            raise UserError(f"{where}: column {options.text_column} has no text; write dataset.text_column=NAME")
+        blank_too = options.kind == "language_modeling"
+        kept = reduce(and_, (texts.notna() if blank_too else _filled(texts) for texts in raw))
         if dropped := int((~kept).sum()):
             notes.append(f"{where.rpartition('/')[-1]}: {dropped:,} rows without text left out")
         self.rows = [i for i, keep in enumerate(kept) if keep]
-        self.texts = [str(text) for text in raw[kept]]
+        self.texts, *more = ([str(text) for text in texts[kept]] for texts in raw)
+        self.seconds = more[0] if more else None
         self.labels: list[Any] = []
         if options.label_column is not None:
             column_ = column(table.frame, options.label_column, "dataset.label_column", where)[kept]
@@ -113,17 +124,25 @@ class _Source:
     def split(self, known: dict[Any, int] | None) -> Split:
         """The table as a split; classes are numbered by ``known``, None is without labels."""
         labels = None if known is None else [known[label] for label in self.labels]
-        return Split(self.name, self.texts, labels, self.rows)
+        return Split(self.name, self.texts, labels, self.rows, self.seconds)
 
 
-def _check_texts(values: pd.Series, where: str, name: str) -> None:
-    """Lists and mappings would be learned as Python writes them."""
+def _filled(texts: pd.Series) -> pd.Series:
+    return texts.notna() & (texts.astype(str).str.strip() != "")
+
+
+def _texts(table: pd.DataFrame, name: str, where: str) -> pd.Series:
+    """One column of texts. Lists and mappings are none: they would be learned as Python writes them."""
+    values = column(table, name, "dataset.text_column", where)
     other = next((value for value in values if _is_nested(value)), None)
     if other is not None:
         raise UserError(
             f"{where}: column {name} holds {type(other).__name__}s such as {str(other)[:60]}, and no text; "
             "write dataset.text_column=NAME with one of texts"
         )
+    if not _filled(values).any():
+        raise UserError(f"{where}: column {name} has no text; write dataset.text_column=NAME")
+    return values
 
 
 def _is_nested(value: Any) -> bool:

@@ -26,8 +26,10 @@ def make(name: str, texts: Iterable[str], labels: Iterable[int] | None = None) -
 def take(split: Split, positions: Iterable[int], name: str | None = None) -> Split:
     """The items at ``positions`` of ``split``, in that order."""
     index = [int(position) for position in positions]
+    texts, ids = [split.texts[i] for i in index], [split.ids[i] for i in index]
     labels = None if split.labels is None else [split.labels[i] for i in index]
-    return Split(name or split.name, [split.texts[i] for i in index], labels, [split.ids[i] for i in index])
+    seconds = None if split.seconds is None else [split.seconds[i] for i in index]
+    return Split(name or split.name, texts, labels, ids, seconds)
 
 
 def in_source_order(split: Split) -> Split:
@@ -42,8 +44,8 @@ def content_keys(texts: Iterable[str]) -> list[str]:
 
 def without_overlap(split: Split, *others: Split) -> tuple[Split, int]:
     """``split`` less every item whose text is also in one of ``others``, and how many those were."""
-    taken = {key for other in others for key in content_keys(other.texts)}
-    kept = [i for i, key in enumerate(content_keys(split.texts)) if key not in taken]
+    taken = {key for other in others for key in content_keys(other.contents)}
+    kept = [i for i, key in enumerate(content_keys(split.contents)) if key not in taken]
     return take(split, kept), len(split.texts) - len(kept)
 
 
@@ -79,7 +81,7 @@ def cut(split: Split, size: int, seed: int, name: str) -> tuple[Split, Split]:
     Only texts that occur once are cut off, so no text is on both sides; repeated ones stay in what is left. The part
     is smaller than ``size`` if there are not as many such texts.
     """
-    keys = content_keys(split.texts)
+    keys = content_keys(split.contents)
     often = Counter(keys)
     single = [i for i, key in enumerate(keys) if often[key] == 1]
     labels = None if split.labels is None else [split.labels[i] for i in single]
@@ -120,5 +122,5 @@ def fingerprint(*splits: Split) -> str:
     digest = hashlib.sha256()
     for split in splits:
         labels = None if split.labels is None else list(split.labels)
-        digest.update(f"{len(split.texts)} {hash_texts(split.texts)} {labels} {list(split.ids)}\n".encode())
+        digest.update(f"{len(split.texts)} {hash_texts(split.contents)} {labels} {list(split.ids)}\n".encode())
     return digest.hexdigest()

@@ -143,10 +143,7 @@ def _sample(data: Encoded, count: int) -> Encoded:
         raise ValueError("cannot profile inference on an empty split")
     by_length = np.argsort(data.lengths, kind="stable")
     items = by_length[np.linspace(0, len(data) - 1, count).round().astype(np.int64)]
-    pieces = [data.tokens[data.offsets[i] : data.offsets[i + 1]] for i in items]
-    offsets = np.concatenate([[0], np.cumsum(data.lengths[items])]).astype(np.int64)
-    labels = None if data.labels is None else data.labels[items]
-    return Encoded(np.concatenate(pieces), offsets, labels, data.ids[items], data.tokenize_seconds, data.from_cache)
+    return data.take(items)
 
 
 def _spread(count: int) -> list[int]:

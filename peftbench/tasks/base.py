@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ class Encoded:
     from_cache: bool
     truncated: int = 0
     """Items that were cut to the maximum length."""
+    segments: np.ndarray | None = None
+    """For pairs in networks that tell their texts apart, int8, shape (total tokens,): 0 in the first one, 1 in the
+    second (``token_type_ids``)."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -42,13 +45,29 @@ class Encoded:
         """Tokens of each item, int64, shape (items,)."""
         return self.offsets[1:] - self.offsets[:-1]
 
+    def pieces(self, rows: np.ndarray, of: np.ndarray | None = None) -> list[np.ndarray]:
+        """The tokens of each of ``rows``, or what ``of`` holds for them."""
+        flat = self.tokens if of is None else of
+        return [flat[self.offsets[row] : self.offsets[row + 1]] for row in rows]
+
+    def take(self, rows: np.ndarray) -> Encoded:
+        """The items at ``rows``, int64, in that order."""
+        import numpy as np
+
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64)
+        labels = None if self.labels is None else self.labels[rows]
+        segments = None if self.segments is None else np.concatenate(self.pieces(rows, self.segments))
+        tokens = np.concatenate(self.pieces(rows))
+        return replace(self, tokens=tokens, offsets=offsets, labels=labels, ids=self.ids[rows], segments=segments)
+
 
 @dataclass
 class Batch:
     """One padded batch on its way to the model."""
 
     inputs: dict[str, torch.Tensor]
-    """Keyword arguments of the model without labels: input_ids and attention_mask, int64, shape (items, length)."""
+    """Keyword arguments of the model without labels: input_ids, attention_mask and for pairs perhaps token_type_ids,
+    int64, shape (items, length)."""
     labels: torch.Tensor
     """int64: (items,) classes, or (items, length): what each position must say, -100 where nothing is predicted."""
     rows: np.ndarray

@@ -41,11 +41,14 @@ def pad(sequences: Sequence[np.ndarray], fill: int) -> torch.Tensor:
     return torch.from_numpy(padded)
 
 
-def model_inputs(sequences: Sequence[np.ndarray], pad_id: int) -> dict[str, torch.Tensor]:
-    """``input_ids`` and ``attention_mask``, both int64, shape (items, longest)."""
+def model_inputs(
+    sequences: Sequence[np.ndarray], pad_id: int, segments: Sequence[np.ndarray] | None = None
+) -> dict[str, torch.Tensor]:
+    """``input_ids``, ``attention_mask`` and with segments ``token_type_ids``, int64, shape (items, longest)."""
     lengths = np.array([len(sequence) for sequence in sequences])
     mask = torch.from_numpy(real(lengths).astype(np.int64))
-    return {"input_ids": pad(sequences, pad_id), "attention_mask": mask}
+    inputs = {"input_ids": pad(sequences, pad_id), "attention_mask": mask}
+    return inputs if segments is None else inputs | {"token_type_ids": pad(segments, 0)}
 
 
 def real(lengths: np.ndarray) -> np.ndarray:

@@ -38,14 +38,21 @@ class Ragged(NamedTuple):
     """int64, shape (items + 1,)."""
     truncated: int = 0
     """Items that were cut."""
+    segments: np.ndarray | None = None
+    """See `Encoded.segments`."""
 
     @classmethod
-    def of(cls, items: Sequence[Sequence[int]], truncated: int = 0) -> Ragged:
-        """From one list of ids an item."""
+    def of(
+        cls, items: Sequence[Sequence[int]], truncated: int = 0, segments: Sequence[Sequence[int]] | None = None
+    ) -> Ragged:
+        """From one list of ids an item, and perhaps one of segments."""
         offsets = np.zeros(len(items) + 1, np.int64)
         np.cumsum([len(item) for item in items], out=offsets[1:])
-        flat = np.fromiter((token for item in items for token in item), np.int32, count=int(offsets[-1]))
-        return cls(flat, offsets, truncated)
+        count = int(offsets[-1])
+        flat = np.fromiter((token for item in items for token in item), np.int32, count=count)
+        if segments is None:
+            return cls(flat, offsets, truncated)
+        return cls(flat, offsets, truncated, np.fromiter((one for item in segments for one in item), np.int8, count))
 
 
 def folder() -> Path:
@@ -96,7 +103,8 @@ def encoded(
     ids = np.arange(count) if blocks else np.asarray(split.ids, np.int64)
     labels = None if blocks or split.labels is None else np.asarray(split.labels, np.int64)
     seconds = time.perf_counter() - start
-    return Encoded(ragged.tokens, ragged.offsets, labels, ids, seconds, found is not None, ragged.truncated)
+    cached = found is not None
+    return Encoded(ragged.tokens, ragged.offsets, labels, ids, seconds, cached, ragged.truncated, ragged.segments)
 
 
 def _key(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, recipe: dict[str, Any]) -> str:
@@ -121,7 +129,8 @@ def _read(path: Path, items: int | None) -> Ragged | None:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            ragged = Ragged(file["tokens"], file["offsets"], int(file["truncated"]))
+            segments = file.get("segments")
+            ragged = Ragged(file["tokens"], file["offsets"], int(file["truncated"]), segments)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
@@ -135,7 +144,9 @@ def _read(path: Path, items: int | None) -> Ragged | None:
 
 def _sound(ragged: Ragged, items: int | None) -> bool:
     """Whether the arrays are what `Ragged` says they are."""
-    tokens, offsets = ragged.tokens, ragged.offsets
+    tokens, offsets, segments = ragged.tokens, ragged.offsets, ragged.segments
+    if segments is not None and not (segments.dtype == np.int8 and segments.shape == tokens.shape):
+        return False
     if not (tokens.dtype == np.int32 and offsets.dtype == np.int64 and tokens.ndim == offsets.ndim == 1):
         return False
     whole = len(offsets) > 0 and offsets[0] == 0 and offsets[-1] == len(tokens) and bool((np.diff(offsets) >= 0).all())
@@ -149,7 +160,8 @@ def _write(path: Path, ragged: Ragged) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
             temporary = file.name
-            np.savez(file, tokens=ragged.tokens, offsets=ragged.offsets, truncated=np.int64(ragged.truncated))
+            held = {name: np.asarray(part) for name, part in ragged._asdict().items() if part is not None}
+            np.savez(file, allow_pickle=False, **held)
         os.replace(temporary, path)
     except OSError as error:
         log.warning("token cache %s cannot be written: %s", path, error)

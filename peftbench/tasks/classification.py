@@ -22,11 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SequenceClassification(Task):
-    """Items are texts cut to ``max_length`` tokens, special tokens included."""
+    """Items are texts, or pairs of them, cut to ``max_length`` tokens, special tokens included.
+
+    Of a pair the longer text is cut first.
+    """
 
     label_names: tuple[str, ...]
     max_length: int
     pad_id: int
+    segments: bool = False
+    """Whether the network is told which tokens are of the second text of a pair (``token_type_ids``)."""
 
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     primary: ClassVar[str] = "quality/accuracy"
@@ -45,32 +50,38 @@ class SequenceClassification(Task):
 
     def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool) -> Encoded:
         """See `Task.encode`."""
-        recipe = {"task": "classification", "max_length": self.max_length}
-        texts = list(split.texts)
-        return cache.encoded(split, texts, tokenizer, recipe, lambda: self._tokenize(texts, tokenizer))
+        recipe: dict[str, Any] = {"task": "classification", "max_length": self.max_length}
+        if split.seconds is not None:
+            recipe["segments"] = self.segments
+        return cache.encoded(split, split.contents, tokenizer, recipe, lambda: self._tokenize(split, tokenizer))
 
-    def _tokenize(self, texts: list[str], tokenizer: PreTrainedTokenizerBase) -> cache.Ragged:
+    def _tokenize(self, split: Split, tokenizer: PreTrainedTokenizerBase) -> cache.Ragged:
+        segments = self.segments and split.seconds is not None
         found = tokenizer(
-            texts,
+            list(split.texts),
+            None if split.seconds is None else list(split.seconds),
             truncation=True,
             max_length=self.max_length,
             padding=False,
             return_attention_mask=False,
-            return_token_type_ids=False,
+            return_token_type_ids=segments,
         )
         # A text without any token (a blank one, without special tokens) still needs a place to read a class from.
         items = [item or [self.pad_id] for item in found["input_ids"]]
         details = getattr(found, "encodings", None) or ()
-        return cache.Ragged.of(items, truncated=sum(bool(item.overflowing) for item in details))
+        truncated = sum(bool(item.overflowing) for item in details)
+        kinds = [item or [0] for item in found["token_type_ids"]] if segments else None
+        return cache.Ragged.of(items, truncated, kinds)
 
     def batches(self, data: Encoded, batch_size: int, *, seed: int | None) -> Iterator[Batch]:
         """See `Task.batches`."""
         if data.labels is None:
             raise ValueError("classification needs labels")
         for rows in batch_rows(data.lengths, batch_size, seed):
-            items = [data.tokens[data.offsets[row] : data.offsets[row + 1]] for row in rows]
+            items = data.pieces(rows)
+            segments = None if data.segments is None else data.pieces(rows, data.segments)
             labels = torch.from_numpy(data.labels[rows])
-            yield Batch(model_inputs(items, self.pad_id), labels, rows, sum(map(len, items)))
+            yield Batch(model_inputs(items, self.pad_id, segments), labels, rows, sum(map(len, items)))
 
     def steps_per_epoch(self, data: Encoded, batch_size: int) -> int:
         """See `Task.steps_per_epoch`."""

@@ -30,7 +30,8 @@ def task_for(
     pad_id = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
     _check_length(dataset.max_length, model_config, pad_id)
     if dataset.kind == "classification":
-        return SequenceClassification(data.label_names, dataset.max_length, pad_id)
+        segments = data.train.seconds is not None and _tells_texts_apart(tokenizer, model_config)
+        return SequenceClassification(data.label_names, dataset.max_length, pad_id, segments)
     stride: int | None = getattr(dataset, "stride", None)
     unk_literal: str | None = getattr(dataset, "unk_literal", None)
     if not is_masked(model_config):
@@ -51,6 +52,11 @@ def task_for(
         vocab_size=len(tokenizer),
         mask_seed=dataset.split_seed,
     )
+
+
+def _tells_texts_apart(tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig) -> bool:
+    # A network with one kind of tokens has no row for a second (RoBERTa), whatever its tokenizer says.
+    return "token_type_ids" in tokenizer.model_input_names and getattr(model_config, "type_vocab_size", 0) > 1
 
 
 def is_masked(model_config: PretrainedConfig) -> bool:

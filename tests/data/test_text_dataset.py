@@ -227,9 +227,37 @@ def test_a_validation_size_that_eats_train_is_answered(tmp_path):
         dataset(write(frame(), tmp_path / "mine.csv"), validation_size=50).read()
 
 
+def test_two_columns_are_pairs(tmp_path):
+    """One text may be in many pairs; the same pair twice is the same item."""
+    table = frame().assign(reply=[f"reply {i}" for i in range(60)], review=[f"review {i % 5}" for i in range(60)])
+    table.loc[[4], "reply"] = " "
+    table.loc[[9], ["review", "reply"]] = table.loc[8, ["review", "reply"]].tolist()
+    data = dataset(write(table, tmp_path / "mine.csv"), text_column=["review", "reply"]).read()
+    three = (data.train, data.validation, data.evaluation)
+    assert sorted(row for split in three for row in split.ids) == [i for i in range(60) if i != 4]
+    for split in three:
+        for first, second, row in zip(split.texts, split.seconds, split.ids, strict=True):
+            assert [first, second] == table.loc[row, ["review", "reply"]].tolist()
+    assert {8, 9} < set(data.train.ids)
+    assert any("1 rows without text left out" in note for note in data.notes)
+    write(table[8:9], tmp_path / "test.csv")
+    write(table[9:], tmp_path / "train.csv")
+    overlap = dataset(tmp_path, text_column=["review", "reply"]).read()
+    assert any("train: 1 items left out because their text is also in test" in note for note in overlap.notes)
+    other = dataset(
+        write(table.assign(reply=table.reply[::-1].values), tmp_path / "o.csv"), text_column=["review", "reply"]
+    )
+    assert other.read().fingerprint != data.fingerprint
+    with pytest.raises(UserError, match=r"dataset.text_column=body: .* write one of: review, mood, reply"):
+        dataset(tmp_path / "mine.csv", text_column=["review", "body"]).read()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"text_column": ["a", "b", "c"]}, "write the name of a column, or of two for pairs"),
+        ({"text_column": 3}, "write the name of a column, or of two for pairs"),
+        ({"text_column": ["a", "b"], "task": "language_modeling", "label_column": None}, "has no pairs; write"),
         ({"path": None}, "write dataset.path=FILE"),
         ({"path": "/no/such"}, "no such file or folder"),
         ({"label_column": None}, "write dataset.label_column=NAME"),
