@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from peft import PeftModel
+from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from support import ROOT, options, pruning, write_corpus
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from peftbench.bench.contenders import ready
 from peftbench.bench.workloads import TINY, Case
@@ -68,6 +70,34 @@ def test_a_tokenizer_of_another_network_is_said_before_training(tiny_run, tmp_pa
     monkeypatch.setattr(Loop, "run", lambda *_: pytest.fail("it was trained"))
     with pytest.raises(UserError, match=r"model=bert: the tokenizer gives token \d+, and the network has 90 of them"):
         carried_out(tiny_run("model=bert", f"model.path={folder}"))
+
+
+def test_a_run_on_pairs_predicts_what_peft_and_transformers_do(tiny_run, tmp_path) -> None:
+    """With every change that a run makes to a network in place, and token types passed through all of them."""
+    base, plain = tmp_path / "base", tiny_run().model.tokenizer()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=plain.backend_tokenizer,
+        pad_token=plain.pad_token,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    tokenizer.save_pretrained(base)
+    config = AutoConfig.for_model("bert", vocab_size=300, **SHAPE | {"num_hidden_layers": 2}, initializer_range=0.3)
+    AutoModel.from_config(config).save_pretrained(base)
+    table = pd.DataFrame({"a": [f"text {i}" for i in range(90)], "b": [f"and {i * i}" for i in range(90)]})
+    table.assign(label=table.index % 2).to_csv(tmp_path / "pairs.csv", index=False)
+    pairs = (f"dataset.path={tmp_path / 'pairs.csv'}", "dataset.text_column=[a,b]")
+    record, folder = carried_out(tiny_run("model=pretrained", f"model.path={base}", *pairs, "method=lora", *CONTEXTUAL))
+    found = pd.read_parquet(folder / "predictions.parquet")
+    assert len(found) == record.data["splits"]["evaluation"]["size"] == 18
+    network = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+    network.load_state_dict(load_file(folder / "adapter" / "head.safetensors"), strict=False)
+    network = PeftModel.from_pretrained(network, folder / "adapter").eval()
+    items = table.loc[found.id]
+    inputs = tokenizer(items.a.tolist(), items.b.tolist(), padding=True, return_tensors="pt")
+    assert inputs["token_type_ids"].any()
+    with torch.no_grad():
+        logits = network(**inputs).logits.numpy()
+    np.testing.assert_allclose(found[["logit_0", "logit_1"]].to_numpy(), logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", sorted(options("method")))
