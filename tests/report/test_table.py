@@ -18,7 +18,8 @@ def test_csv_and_parquet_hold_the_numbers_of_the_records(folder):
         folder.run("hira", status="oom", reason="too, big")
     ]
     table.write(sweep.load(folder.path))
-    for frame in (pd.read_csv(folder.path / "results.csv"), pd.read_parquet(folder.path / "results.parquet")):
+    read_back = pd.read_csv(folder.path / "results.csv", float_precision="round_trip")
+    for frame in (read_back, pd.read_parquet(folder.path / "results.parquet")):
         rows = frame.set_index("run_id")
         for record in records:
             for name, value in record.metrics.items():
@@ -94,7 +95,7 @@ def test_best_first_in_the_direction_of_the_figure(folder):
     assert list(table.settings_frame(sweep.load(folder.path).sections[0])["method"]) == ["hira", "lora", "dora"]
 
 
-def test_a_missing_quality_stays_in_its_table_and_comes_last(folder):
+def test_a_missing_quality_stays_in_its_read_backand_comes_last(folder):
     folder.classified("hira")
     folder.run("lora", metrics={"quality/accuracy": None, "quality/loss": 1.0})
     (section,) = sweep.load(folder.path).sections
