@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import random
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from peftbench.config import RunConfig
+    from peftbench.record import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -22,6 +30,39 @@ def options(group: str) -> list[str]:
 def pruning() -> list[str]:
     """Names of the sparsities that put zeros into the adapter."""
     return [name for name in options("sparsity") if name not in ("none", "contextual")]
+
+
+def carried_out(run: RunConfig) -> tuple[Record, Path]:
+    """A run in this process: its record and its folder."""
+    from peftbench.run import execute
+    from peftbench.sweep.grid import Point
+    from peftbench.sweep.outcome import blank_record
+
+    point = Point(run, ())
+    point.folder.mkdir(parents=True, exist_ok=True)
+    record = blank_record(point, datetime.now(UTC))
+    execute(run, point.folder, record, lambda *_: None)
+    return record, point.folder
+
+
+def checkpoint(folder: Path) -> tuple[Path, PreTrainedTokenizerBase]:
+    """A small BERT with random weights as ``save_pretrained`` writes it, a token a byte, and its tokenizer."""
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+    from peftbench.models.random import Random
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "vocab_size": 261}
+    shape = {**sizes, "layers": 2, "heads": 2, "max_positions": 64, "init_seed": 0}
+    bytes_ = Random(name="tiny", architecture="bert", **shape).tokenizer()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bytes_.backend_tokenizer,
+        pad_token=bytes_.pad_token,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    tokenizer.save_pretrained(folder)
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.3}
+    AutoModel.from_config(AutoConfig.for_model("bert", **sizes, **heads)).save_pretrained(folder)
+    return folder, tokenizer
 
 
 def write_sentences(path: Path, count: int = 160, seed: int = 0) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,30 +14,19 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-from support import ROOT, options, pruning, write_corpus
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from support import ROOT, carried_out, checkpoint, options, pruning, write_corpus
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from peftbench.bench.contenders import ready
 from peftbench.bench.workloads import TINY, Case
 from peftbench.errors import UserError
-from peftbench.record import Record
-from peftbench.run import build, execute
+from peftbench.run import build
 from peftbench.sparsity.contextual_hook import ContextualHook
-from peftbench.sweep.grid import Point
-from peftbench.sweep.outcome import blank_record
 from peftbench.training.loop import Loop
 
 CONTEXTUAL = ("sparsity=contextual", "sparsity.ratio=0.25", "sparsity.layers=[0]", "sparsity.dense_end=0")
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 MEASURED = ("speed/", "time/", "memory/", "energy/")
-
-
-def carried_out(run) -> tuple[Record, Path]:
-    point = Point(run, ())
-    point.folder.mkdir(parents=True, exist_ok=True)
-    record = blank_record(point, datetime.now(UTC))
-    execute(run, point.folder, record, lambda *_: None)
-    return record, point.folder
 
 
 def test_quality_is_recomputed_from_the_predictions_file(tiny_run) -> None:
@@ -74,15 +62,7 @@ def test_a_tokenizer_of_another_network_is_said_before_training(tiny_run, tmp_pa
 
 def test_a_run_on_pairs_predicts_what_peft_and_transformers_do(tiny_run, tmp_path) -> None:
     """With every change that a run makes to a network in place, and token types passed through all of them."""
-    base, plain = tmp_path / "base", tiny_run().model.tokenizer()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=plain.backend_tokenizer,
-        pad_token=plain.pad_token,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-    tokenizer.save_pretrained(base)
-    config = AutoConfig.for_model("bert", vocab_size=300, **SHAPE | {"num_hidden_layers": 2}, initializer_range=0.3)
-    AutoModel.from_config(config).save_pretrained(base)
+    base, tokenizer = checkpoint(tmp_path / "base")
     table = pd.DataFrame({"a": [f"text {i}" for i in range(90)], "b": [f"and {i * i}" for i in range(90)]})
     table.assign(label=table.index % 2).to_csv(tmp_path / "pairs.csv", index=False)
     pairs = (f"dataset.path={tmp_path / 'pairs.csv'}", "dataset.text_column=[a,b]")

@@ -30,7 +30,7 @@ class Hub(Columns):
     """
 
     id: str | None = Field(default=None, pattern=r"^[\w.-]+(/[\w.-]+)?$")
-    config: str | None = None
+    config: str | None = Field(default=None, coerce_numbers_to_str=True)
     """Which part of it, e.g. ``cola`` of ``nyu-mll/glue``."""
 
     @model_validator(mode="before")
