@@ -179,11 +179,11 @@ def _check_classes(values: Sequence[Any], items: int, name: str | None) -> None:
 
 def _same_classes(read: dict[str, Split], values: list[Any]) -> None:
     """A class that train lacks cannot be learned, and is most often a misspelt label."""
-    for name, split in read.items():
+    for split in read.values():
         unknown = set(split.labels or ()) - set(read["train"].labels or ())
         if unknown:
             shown = ", ".join(repr(values[index]) for index in sorted(unknown))
-            raise UserError(f"the {name} file has labels that train lacks: {shown}; mend them or leave them out")
+            raise UserError(f"the {split.name} split has labels that train lacks: {shown}; mend them or leave them out")
 
 
 def _label_order(label: Any) -> tuple[bool, Any]:

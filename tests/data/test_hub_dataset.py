@@ -141,6 +141,11 @@ def test_lists_are_no_text(tmp_path, column, message):
 
 
 def test_several_labels_an_item_are_answered(tmp_path):
+    several = {"sentence": ["a", "b"], "label": [[0, 1], [2]]}
+    parts = {name: datasets.Dataset.from_dict(several) for name in ("train", "test")}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "emotions")
+    with pytest.raises(UserError, match=r"emotions \(train\): label holds several labels an item"):
+        hub(path=str(tmp_path / "emotions")).read()
     rows = pd.DataFrame({"text": [f"words {i}" for i in range(20)], "label": [[i % 2, i % 3] for i in range(20)]})
     rows.to_json(tmp_path / "mine.json", orient="records")
     with pytest.raises(UserError, match=re.escape("label holds several labels an item ([0, 0]); one is what")):

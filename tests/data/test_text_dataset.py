@@ -165,7 +165,7 @@ def test_a_bad_table_is_answered(tmp_path, change, message):
 def test_a_label_that_train_lacks_is_answered(tmp_path):
     write(frame(), tmp_path / "train.csv")
     write(frame(8).assign(mood="gald"), tmp_path / "test.csv")
-    with pytest.raises(UserError, match="the test file has labels that train lacks: 'gald'"):
+    with pytest.raises(UserError, match="the test split has labels that train lacks: 'gald'"):
         dataset(tmp_path).read()
 
 
