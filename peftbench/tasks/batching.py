@@ -15,8 +15,7 @@ def batch_rows(lengths: np.ndarray, batch_size: int, seed: int | None) -> list[n
     """The rows of each batch of one pass; every row is in exactly one batch, and only one batch may be short.
 
     With a seed, items are shuffled, sorted by length within buckets of `BUCKET_BATCHES` batches, and the batches are
-    shuffled. With None, all items are sorted, the longest first. The largest batch comes first either way, so that what
-    does not fit into memory shows at once, and the peak of a part of an epoch is that of all of it.
+    shuffled. With None, all items are sorted, the longest first, so that what does not fit into memory shows at once.
 
     Args:
         lengths: int64, shape (items,).
@@ -31,9 +30,7 @@ def batch_rows(lengths: np.ndarray, batch_size: int, seed: int | None) -> list[n
     # A stable sort of shuffled items leaves equal lengths in random order.
     order = np.concatenate([bucket[np.argsort(lengths[bucket], kind="stable")] for bucket in buckets])
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    shuffled = [batches[i] for i in random.permutation(len(batches))]
-    largest = max(range(len(shuffled)), key=lambda i: len(shuffled[i]) * int(lengths[shuffled[i]].max()))
-    return [shuffled.pop(largest), *shuffled]
+    return [batches[i] for i in random.permutation(len(batches))]
 
 
 def pad(sequences: Sequence[np.ndarray], fill: int) -> torch.Tensor:

@@ -65,14 +65,6 @@ def test_the_seed_decides_the_order():
     assert abs(np.corrcoef(firsts, range(len(firsts)))[0, 1]) < 0.4, "lengths do not grow over an epoch"
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_training_starts_with_the_largest_batch_and_goes_on_at_random(seed):
-    lengths = np.random.default_rng(0).integers(1, 50, 1003)
-    first, *others = [len(rows) * lengths[rows].max() for rows in batch_rows(lengths, 8, seed)]
-    assert first >= max(others)
-    assert abs(np.corrcoef(others, range(len(others)))[0, 1]) < 0.4
-
-
 def test_evaluation_starts_with_the_longest():
     lengths = np.array([3, 9, 1, 9])
     assert np.concatenate(batch_rows(lengths, 3, None)).tolist() == [1, 3, 0, 2]
