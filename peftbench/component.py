@@ -10,15 +10,25 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from peftbench.errors import UserError
 
 T = TypeVar("T", bound="Component")
-LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+LETTERS = "A-Za-z0-9._-"
 """What can be part of a folder's name on every disk, and of an id in Weights & Biases."""
+
+
+def _checked(label: str) -> str:
+    if re.fullmatch(f"[A-Za-z0-9][{LETTERS}]*", label) is None:
+        raise ValueError("only letters, digits and . _ - can be in it, and one of the first two comes first")
+    return label
+
+
+Label = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_checked)]
+"""A name that becomes part of a folder's."""
 
 
 class Component(BaseModel):
@@ -26,7 +36,7 @@ class Component(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
-    name: str = Field(pattern=LABEL)
+    name: Label
     """The label of this option in run ids, tables and Weights & Biases."""
 
     @classmethod
@@ -58,7 +68,7 @@ def named(fields: dict[str, Any], source: str) -> dict[str, Any]:
     if fields.get("name") is not None:
         return fields
     last = os.path.basename(os.path.abspath(os.path.expanduser(source)))
-    return {**fields, "name": re.sub(r"[^A-Za-z0-9._-]+", "_", last).lstrip("._-") or "unnamed"}
+    return {**fields, "name": re.sub(f"[^{LETTERS}]+", "_", last).lstrip("._-") or "unnamed"}
 
 
 def find(base: type[T], path: str) -> type[T]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
-from peftbench.component import LABEL, Component
+from peftbench.component import Component, Label
 from peftbench.data.base import Dataset
 from peftbench.errors import UserError
 from peftbench.methods.base import Method
@@ -115,7 +115,7 @@ class RunConfig(Section):
     engine: Engine
     seed: int = Field(ge=0, lt=2**31)
     device: str = Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    sweep: str = Field(pattern=LABEL, coerce_numbers_to_str=True)
+    sweep: Label
     output_dir: str
 
     @field_validator("method", "dataset", "model", "sparsity", "tracker", mode="before")
@@ -200,7 +200,6 @@ def _explain(item: Any, title: str, mapping: dict[str, Any]) -> str:
         path = [title.lower()]
     message = item["msg"].removeprefix("Value error, ")
     message = message.replace("Extra inputs are not permitted", "there is no such option")
-    message = message.replace(f"String should match pattern '{LABEL}'", "only letters, digits and . _ - can be in it")
     name = ".".join(path)
     given = item.get("input")
     shown = "" if isinstance(given, dict) else f" (got {given!r})"

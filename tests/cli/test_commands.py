@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import checkpoint
 
 from peftbench import __version__ as peftbench_version
 
@@ -95,15 +96,7 @@ def test_bad_data_fails_before_any_training(tmp_path: Path, sentences: Path) -> 
 
 
 def test_a_corrupt_weights_file_is_said(tmp_path: Path, sentences: Path) -> None:
-    from transformers import BertConfig, BertModel
-
-    from peftbench.models.random import Random
-
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    folder = tmp_path / "weights"
-    BertModel(BertConfig(vocab_size=261, **sizes)).save_pretrained(folder)
-    shape = {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 16, "vocab_size": 261}
-    Random(name="t", architecture="bert", max_positions=64, init_seed=0, **shape).tokenizer().save_pretrained(folder)
+    folder, _ = checkpoint(tmp_path / "weights")
     run = ["dataset=text", f"dataset.path={sentences}", "model=bert", f"model.path={folder}", "tracker=none"]
     run += ["dataset.max_length=32", "trainer.max_steps=2"]
     assert peftbench(*run, "sweep=whole", cwd=tmp_path).returncode == 0
