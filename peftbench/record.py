@@ -8,12 +8,15 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import orjson
 
 SCHEMA_VERSION = 1
 Status = Literal["ok", "skipped", "pruned", "oom", "failed", "killed"]
+STATUSES = get_args(Status)
+TEXTS = ("memory/source",)
+"""Metrics that are words."""
 FILE = "record.json"
 FINE: tuple[Status, ...] = ("ok", "skipped", "pruned")
 """Of runs that ended as they should."""
@@ -59,9 +62,34 @@ class Record:
         """The axes without the seed: runs of one setting differ by seed only."""
         return tuple((key, value) for key, value in self.axes.items() if key != "seed")
 
+    def sound(self) -> bool:
+        """Whether every field is of its type, as far as tables rely on it, and this version knows what they mean."""
+        texts = (self.run_id, self.sweep, self.config_hash, self.started, self.ended)
+        mappings = (self.config, self.axes, self.metrics, self.spread, self.environment, self.data, self.base)
+        return (
+            self.schema_version == SCHEMA_VERSION
+            and self.status in STATUSES
+            and all(isinstance(text, str) for text in texts)
+            and all(isinstance(text, str | None) for text in (self.reason, self.traceback))
+            and all(isinstance(mapping, dict) for mapping in (*mappings, self.selection, self.decisions))
+            and isinstance(self.history, list)
+            and all(isinstance(report, dict) for report in self.history)
+            and all(isinstance(value, int | float | None) for report in self.history for value in report.values())
+            and all(isinstance(self.axes.get(name), int | None) for name in ("seed", "rank"))
+            and isinstance(self.axes.get("ratio"), int | float | None)
+            and all(map(_figure, self.metrics.items()))
+            and all(isinstance(value, int | float | None) for value in self.spread.values())
+        )
+
     def write(self, folder: Path) -> None:
         """Write ``folder/record.json`` atomically: a reader sees the old record, none, or this one whole."""
         write_atomically(folder / FILE, json.dumps(asdict(self), indent=1, allow_nan=False, default=str) + "\n")
+
+
+def _figure(item: tuple[str, Any]) -> bool:
+    """Whether a metric is what it must be: a number or nothing, but for where the memory figures are from."""
+    name, value = item
+    return value is None or type(value) in (int, float) or (name in TEXTS and isinstance(value, str))
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
@@ -94,9 +122,10 @@ def read(folder: Path | str) -> Record | None:
     """The record in ``folder``, or None if there is none that can be read."""
     try:
         with open(os.path.join(folder, FILE), "rb") as file:
-            return Record(**orjson.loads(file.read()))
+            record = Record(**orjson.loads(file.read()))
     except (OSError, ValueError, TypeError):
         return None
+    return record if record.sound() else None
 
 
 def read_sweep(folder: Path) -> Iterator[Record]:

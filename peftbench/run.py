@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from peftbench.context import Context, prepare_process, resolve_device, seed_everything
+from peftbench.data.splits import fingerprint
 from peftbench.measuring import precision
 from peftbench.measuring.energy import Energy
 from peftbench.measuring.environment import describe
@@ -97,6 +98,7 @@ def prepare(context: Context) -> Data:
         "fingerprint": text.fingerprint,
         "label_names": list(text.label_names),
         "notes": list(text.notes),
+        "evaluation_fingerprint": fingerprint(text.evaluation),
         "splits": {key: {"name": split.name, "size": len(encoded)} for key, (split, encoded) in splits.items()},
         "tokens_from_cache": train.from_cache and validation.from_cache and evaluation.from_cache,
     }

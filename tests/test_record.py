@@ -26,6 +26,34 @@ def test_a_torn_or_foreign_record_reads_as_none(tmp_path: Path) -> None:
         assert records.read(tmp_path) is None
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"schema_version": 2},
+        {"status": "fine"},
+        {"run_id": None},
+        {"config": "x"},
+        {"axes": None},
+        {"axes": {"seed": "1"}},
+        {"axes": {"ratio": "half"}},
+        {"metrics": []},
+        {"metrics": {"quality/accuracy": "0.5"}},
+        {"metrics": {"quality/accuracy": True}},
+        {"spread": {"time/total_s": "wide"}},
+        {"history": [1]},
+        {"history": [{"step": "one"}]},
+        {"reason": ["no"]},
+        {"environment": None},
+        {"selection": None},
+    ],
+)
+def test_a_record_with_a_field_of_another_kind_reads_as_none(tmp_path: Path, wrong) -> None:
+    make().write(tmp_path)
+    path = tmp_path / records.FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    assert records.read(tmp_path) is None
+
+
 def test_a_failed_write_leaves_the_old_record_and_no_litter(tmp_path: Path, monkeypatch) -> None:
     make(reason="old").write(tmp_path)
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))

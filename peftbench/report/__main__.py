@@ -21,24 +21,53 @@ OUTPUTS = Path("outputs")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Report on each folder; returns 0, or 2 if one of them has nothing to report."""
+    """Report on each folder; returns 0, or 2 if one of them has nothing to report or something cannot be written."""
     print_anything()
     options = _parser().parse_args(arguments)
+    problems: list[str] = []
+    with uncollected():
+        loaded = list(_loaded(options.folders, problems))
+        if loaded:
+            _know(options.baseline, loaded, problems)
+        with _told(problems), _tables(loaded):
+            texts = [_report(one, options.baseline, named=len(loaded) > 1) for one in loaded]
+            if options.markdown and texts:
+                write_atomically(options.markdown, "\n".join(texts))
+    for problem in problems:
+        print(f"peftbench.report: {problem}", file=sys.stderr)
+    return 2 if problems else 0
+
+
+def _loaded(folders: Sequence[Path], problems: list[str]) -> Iterator[Sweep]:
+    """The sweeps there are; what is wrong with the others is added to ``problems``."""
     try:
-        with uncollected():
-            folders = options.folders or [_newest(OUTPUTS)]
-            loaded = [sweep.load(folder, workers=os.cpu_count() or 1) for folder in folders]
-            with _tables(loaded):
-                texts = [_report(one, options.baseline) for one in loaded]
-        if options.markdown:
-            write_atomically(options.markdown, "\n".join(texts))
+        chosen = folders or [_newest(OUTPUTS)]
     except UserError as error:
-        print(f"peftbench.report: {error}", file=sys.stderr)
-        return 2
-    return 0
+        problems.append(str(error))
+        return
+    for folder in chosen:
+        try:
+            yield sweep.load(folder, workers=os.cpu_count() or 1)
+        except UserError as error:
+            problems.append(str(error))
 
 
-def _report(loaded: Sweep, baseline: str) -> str:
+def _know(baseline: str, loaded: Sequence[Sweep], problems: list[str]) -> None:
+    methods = sorted({str(record.axes.get("method")) for one in loaded for record in one.records})
+    if baseline not in (BASELINE, *methods):
+        problems.append(f"--baseline {baseline}: no run has this method; there are {', '.join(methods)}")
+
+
+@contextmanager
+def _told(problems: list[str]) -> Iterator[None]:
+    """What the system refuses is one of the ``problems``."""
+    try:
+        yield
+    except OSError as error:
+        problems.append(f"{error.filename}: {error.strerror}")
+
+
+def _report(loaded: Sweep, baseline: str, *, named: bool) -> str:
     """Write and print everything about one folder but its table of runs; returns its tables as Markdown."""
     # Not at the top: these start threads, and a process with threads should not fork, as reading may.
     from peftbench.report import markdown, page, terminal
@@ -46,8 +75,10 @@ def _report(loaded: Sweep, baseline: str) -> str:
 
     shown = views(loaded, baseline)
     page.write(loaded, shown, baseline)
+    if named:
+        print(f"== {loaded.name}\n")
     terminal.show(loaded, shown)
-    return markdown.render(loaded, shown)
+    return markdown.render(loaded, shown, named=named)
 
 
 @contextmanager

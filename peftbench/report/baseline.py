@@ -52,13 +52,22 @@ def _compare(folder: Path, section: Section, setting: Setting, method: str, cach
         baseline = choose(section, setting, method)
         if baseline is setting:
             return Comparison("baseline")
+        if _twins(setting, baseline):
+            raise Untestable("another learning rate of the baseline, which is the one that validation chose")
         gains, scale = _gains(folder, section.key.metric, setting, baseline, cache)
     except Untestable as reason:
         return Comparison("untested", note=str(reason))
     gain = paired(gains * scale)
     change, low, high = _in_figure(section.key.metric, gain)
     seeds, items = gains.shape
-    return Comparison("untested", baseline.label, seeds, items, change, low, high, gain.p, gain=gain)
+    partly = max(len(setting.runs), len(baseline.runs)) > seeds
+    about = (section.name(baseline), seeds, items, change, low, high, gain.p)
+    return Comparison("untested", *about, partly=partly, gain=gain)
+
+
+def _twins(setting: Setting, other: Setting) -> bool:
+    """Whether two settings differ in their learning rate only: to choose one is validation's business."""
+    return setting.axes == other.axes and varying([setting, other]) <= {"trainer.lr"}
 
 
 def choose(section: Section, setting: Setting, method: str) -> Setting:

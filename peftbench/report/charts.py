@@ -6,9 +6,10 @@ from collections.abc import Callable, Hashable, Sequence
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from peftbench.report.drawing import STYLE, Chart, Drawing
-from peftbench.report.figures import ACHIEVED, COSTS, Figure, missing, number, scale, score
+from peftbench.report.figures import ACHIEVED, COSTS, Figure, missing, number, possible, scale, score
 from peftbench.report.sweep import Setting
 from peftbench.report.table import ENOUGH, Summary, summarize
 from peftbench.report.view import View
@@ -16,6 +17,8 @@ from peftbench.report.view import View
 AGAINST = ("memory/train_peak_bytes", "speed/train_tokens_per_s", "size/adapter_bytes")
 CURVES = 12
 """Settings whose curves are drawn: more cannot be told apart."""
+TENFOLD = 10
+"""A ratio from which an axis is logarithmic."""
 NARROW = 0.2
 """The least share of its largest value that a cost axis spans, so that a small difference looks small."""
 
@@ -66,7 +69,11 @@ def _factor(metric: Figure) -> float:
 
 
 def _bar(metric: Figure, summary: Summary) -> tuple[float, float] | None:
-    return summary.bar and (summary.bar[0] * _factor(metric), summary.bar[1] * _factor(metric))
+    if summary.bar is None:
+        return None
+    # Student's interval knows no ends: what no run can reach is not drawn.
+    least, most = possible(metric)
+    return max(summary.bar[0], least) * _factor(metric), min(summary.bar[1], most) * _factor(metric)
 
 
 def _label(figure: Figure, unit: str) -> str:
@@ -117,7 +124,7 @@ def _scatter(view: View, metric: Figure, cost: Figure) -> Drawing | None:
 def _scale_costs(axes: Axes, values: list[float]) -> None:
     """Never so narrow that a small difference looks large; logarithmic where sizes differ tenfold."""
     low, high = min(values), max(values)
-    if 0 < 10 * low < high:
+    if 0 < TENFOLD * low < high:
         axes.set_xscale("log")
     else:
         rest = max(NARROW * high - (high - low), 0) / 2
@@ -133,6 +140,12 @@ def _better(figure: Figure) -> str:
 def _name_axes(axes: Axes, x: str, metric: Figure) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(f"{_label(metric, scale(metric.kind, [])[1])} ({_better(metric)})")
+    low, high = axes.get_ylim()
+    if metric.kind == "plain" and high > TENFOLD * max(low, 1.0):
+        # A network that has diverged would leave the others on one line.
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=max(low, 1.0))
+        axes.yaxis.set_major_formatter("{x:,g}")
 
 
 def _ranks(view: View, metric: Figure) -> Drawing | None:
@@ -216,6 +229,7 @@ def _curves(view: View, metric: Figure) -> Drawing | None:
         marker = drawing.styles[_method(setting)]["marker"]
         drawing.line(_method(setting), sorted(curve), y, hint, marker=marker, markersize=3.5, alpha=0.85)
     _name_axes(drawing.axes, "optimizer step", metric)
+    drawing.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return drawing
 
 

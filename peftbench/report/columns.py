@@ -57,7 +57,8 @@ def describe(section: Section, frame: pd.DataFrame, baseline: str) -> tuple[tupl
     metric = section.key.metric
     achieved = [] if all(map(missing, frame[ACHIEVED.name])) else [_cost(frame, ACHIEVED, 3)]
     result = [_quality(metric, frame), _verdict(metric, frame, baseline)]
-    measured = [figure for figure in COSTS if not all(map(missing, frame[figure.name]))]
+    others = [figure for figure in COSTS if metric is None or figure.name != metric.name]
+    measured = [figure for figure in others if not all(map(missing, frame[figure.name]))]
     costs = [_cost(frame, figure, priority) for priority, figure in enumerate(measured, start=1)]
     details = [*_deviation(metric, frame), *_test(metric, frame)]
     return (_method(frame), *axes, *achieved, *result, *extras, _seeds(frame), *costs, *details), fixed
@@ -88,7 +89,9 @@ def _plain(value: Any) -> Cell:
         return Cell(DASH)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return Cell(str(value), str(value))
-    return Cell(f"{value:g}", float(value))
+    # Six digits where they are all of the number: two values must not look alike.
+    short = f"{value:g}"
+    return Cell(short if float(short) == value else str(value), float(value))
 
 
 def _seeds(frame: pd.DataFrame) -> Column:

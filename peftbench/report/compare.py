@@ -62,6 +62,8 @@ class Comparison:
     high: float | None = None
     p: float | None = None
     p_holm: float | None = None
+    partly: bool = False
+    """Whether one of the two has been run with other seeds too, which its mean counts and the change does not."""
     note: str = ""
     """Why there is no test."""
     gain: Gain | None = field(default=None, repr=False)

@@ -83,10 +83,11 @@ class Drawing:
         if self.bars:
             # All at once: a drawing of hundreds of points takes seconds bar by bar.
             x, low, high, colours = zip(*self.bars, strict=True)
-            self.axes.vlines(x, low, high, colors=colours, linewidth=1.2, alpha=0.5)
+            # A list: of a pair of colours matplotlib takes the second for how opaque the first is.
+            self.axes.vlines(x, low, high, colors=list(colours), linewidth=1.2, alpha=0.5)
         used = {name: style for name, style in self.styles.items() if name in self.shown}
         lines = {} if self.lines else {"linestyle": "none"}
-        shown = [mpl.lines.Line2D([], [], label=name, **{**style, **lines}) for name, style in used.items()]
+        shown = [mpl.lines.Line2D([], [], label=_short(name), **{**style, **lines}) for name, style in used.items()]
         self.canvas.legend(
             handles=shown,
             loc="outside lower center",
@@ -107,6 +108,11 @@ class Drawing:
         self.hints[name] = hint
         self.shown.add(series)
         self.axes.plot(x, y, gid=name, color=self.styles[series]["color"], **style)
+
+
+def _short(name: str) -> str:
+    """A name as a legend has room for; dollars would be read as formulas."""
+    return (name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…").replace("$", r"\$")
 
 
 def _style(index: int) -> dict[str, Any]:

@@ -6,15 +6,23 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from peftbench.record import Record
 
-PROVENANCE = ("data.fingerprint", "precision", "base.revision")
+PROVENANCE = ("data.fingerprint", "precision", "base.revision", "base.weights_sha256")
 UNKNOWN = "unknown"
+ENGINES = ("torch", "transformers", "peft", "bitsandbytes")
+"""Versions that decide what a step computes and how fast."""
 MOST = 4
 """Values of one option that a sentence lists."""
+
+
+def evaluated(record: Record) -> str | None:
+    """What the items of the evaluation split are known by; None in records that do not say."""
+    mark = record.data.get("evaluation_fingerprint")
+    return None if mark is None else str(mark)[:12]
 
 
 def evaluation(record: Record) -> tuple[str, int | None]:
@@ -23,7 +31,7 @@ def evaluation(record: Record) -> tuple[str, int | None]:
     split = splits.get("evaluation") if isinstance(splits, dict) else record.data.get("evaluation")
     if isinstance(split, dict):
         size = split.get("size")
-        return str(split.get("name", "evaluation")), None if size is None else int(size)
+        return str(split.get("name", "evaluation")), size if isinstance(size, int) else None
     return str(split or "evaluation"), None
 
 
@@ -44,7 +52,8 @@ def precision(record: Record) -> str:
 
 def provenance(record: Record) -> dict[str, Any]:
     """What separates two runs of one configuration: other data, another precision, another base model."""
-    values = (record.data.get("fingerprint"), precision(record), record.base.get("revision"))
+    base = record.base
+    values = (record.data.get("fingerprint"), precision(record), base.get("revision"), base.get("weights_sha256"))
     return {name: str(value)[:12] for name, value in zip(PROVENANCE, values, strict=True) if value is not None}
 
 
@@ -53,12 +62,20 @@ def shared(record: Record) -> dict[str, str]:
     config = record.config
     trainer, method = _part(config, "trainer"), _part(config, "method")
     found = {f"trainer.{name}": value for name, value in trainer.items() if name not in ("lr", "precision")}
-    found |= {f"base.{name}": record.base.get(name) for name in ("id", "revision", "targets")}
+    found |= {f"base.{name}": record.base.get(name) for name in ("id", "targets")}
     found |= {"attention": record.environment.get("attention"), "method.targets": method.get("targets")}
-    if (allocator := record.environment.get("allocator")) is not None:
+    return {name: str(value) for name, value in (found | provenance(record)).items() if value is not None}
+
+
+def circumstances(record: Record) -> dict[str, str]:
+    """What was around a run: it moves speed and memory, and with other versions or code also the rest."""
+    environment = record.environment
+    found = {name: environment.get(name) for name in ("threads", "git_commit", "git_dirty")}
+    found |= {"jobs": environment.get("jobs"), "memory/source": record.metrics.get("memory/source")}
+    if (allocator := environment.get("allocator")) is not None:
         found["allocator"] = " ".join(f"{name}={value}" for name, value in allocator.items()) or "default"
-    found |= {"data.fingerprint": str(record.data.get("fingerprint", ""))[:12] or None, "precision": precision(record)}
-    return {name: str(value) for name, value in found.items() if value is not None}
+    found |= {name: _part(environment, "versions").get(name) for name in ENGINES}
+    return {name: str(value)[:80] for name, value in found.items() if value is not None}
 
 
 def _part(config: dict[str, Any], name: str) -> dict[str, Any]:
@@ -66,23 +83,39 @@ def _part(config: dict[str, Any], name: str) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
+def measured_on(record: Record) -> dict[str, Any]:
+    """What a row of a table must say for its figures to be compared with another's: data, weights, machine, code."""
+    found: dict[str, Any] = {"device": device(record), "precision": precision(record)}
+    found["evaluation"] = evaluation(record)[0]
+    found |= {f"environment.{name}": value for name, value in circumstances(record).items()}
+    found |= {"data.fingerprint": record.data.get("fingerprint"), "base.id": record.base.get("id")}
+    return found | {f"base.{name}": record.base.get(name) for name in ("revision", "weights_sha256")}
+
+
 def unlike(records: Iterable[Record]) -> list[str]:
-    """One sentence for each of `shared` that is not the same (or the same grid) for all methods, with who has what."""
-    found: dict[str, dict[str, list[str]]] = {}
+    """One sentence for each of `shared` that is not the same (or the same grid) for all methods, with who has what,
+    and for each of `circumstances` that is not the same in all runs."""
+    records = list(records)
+    recipes = _holders(records, shared)
+    around = _holders(records, circumstances)
+    differing = {name: values for name, values in around.items() if len(values) > 1}
+    differing |= {
+        name: values for name, values in recipes.items() if len({frozenset(holders) for holders in values.values()}) > 1
+    }
+    return [f"Not alike in {name}: {_values(values)}" for name, values in differing.items()]
+
+
+def _holders(records: Sequence[Record], of: Callable[[Record], dict[str, str]]) -> dict[str, dict[str, set[str]]]:
+    """For each name and value the methods that have it."""
+    found: dict[str, dict[str, set[str]]] = {}
     for record in records:
         method = str(record.axes.get("method"))
-        for name, value in shared(record).items():
-            holders = found.setdefault(name, {}).setdefault(value, [])
-            if method not in holders:
-                holders.append(method)
-    return [
-        f"Not alike in {name}: {_values(values)}"
-        for name, values in found.items()
-        if len({frozenset(holders) for holders in values.values()}) > 1
-    ]
+        for name, value in of(record).items():
+            found.setdefault(name, {}).setdefault(value, set()).add(method)
+    return found
 
 
-def _values(values: dict[str, list[str]]) -> str:
+def _values(values: dict[str, set[str]]) -> str:
     parts = [f"{value} ({', '.join(sorted(holders))})" for value, holders in values.items()]
     return "; ".join([*parts[:MOST], *([f"and {len(parts) - MOST} more values"] if len(parts) > MOST else [])])
 

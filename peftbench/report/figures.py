@@ -51,6 +51,17 @@ COSTS = (
     Figure("memory/eval_peak_bytes", "evaluation memory", "bytes"),
     Figure("padding/efficiency", "padding efficiency", "percent", True),
     Figure("params/head", "head params", "count"),
+    Figure("params/trainable", "trainable params", "count"),
+    Figure("params/total", "total params", "count"),
+    Figure("size/base_bytes", "base weights", "bytes"),
+    Figure("size/head_bytes", "head size", "bytes"),
+    Figure("speed/train_step_ms_p95", "step p95", "ms"),
+    Figure("speed/infer_latency_ms_p95", "latency p95", "ms"),
+    Figure("time/eval_s", "evaluation time", "s"),
+    Figure("time/total_s", "total time", "s"),
+    Figure("quality/f1", "macro F1", "percent", True),
+    Figure("quality/mcc", "MCC", "plain", True),
+    Figure("quality/loss", "loss", "nats"),
 )
 """Means beside the quality, the most asked for first: a narrow terminal drops from the end."""
 
@@ -70,6 +81,11 @@ _UNITS = {"percent": (0.01, "%"), "ms": (1.0, "ms"), "s": (1.0, "s"), "nats": (1
 def quality(metrics: dict[str, Any]) -> Figure | None:
     """The main quality figure of a record, or None if it has none."""
     return next((figure for figure in QUALITY if figure.name in metrics), None)
+
+
+def possible(figure: Figure) -> tuple[float, float]:
+    """The least and the greatest value that a quality figure can have."""
+    return {"percent": (0.0, 1.0), "plain": (1.0, math.inf)}.get(figure.kind, (0.0, math.inf))
 
 
 def missing(value: Any) -> bool:
@@ -106,7 +122,7 @@ def score(figure: Figure | None, value: Any) -> str:
     if missing(value):
         return DASH
     kind = figure.kind if figure else "plain"
-    return f"{float(value) * 100:.2f}" if kind == "percent" else f"{float(value):.{4 if kind == 'nats' else 2}f}"
+    return f"{float(value) * 100:.2f}" if kind == "percent" else f"{float(value):,.{4 if kind == 'nats' else 2}f}"
 
 
 def change(figure: Figure | None, value: Any) -> str:
@@ -114,7 +130,7 @@ def change(figure: Figure | None, value: Any) -> str:
     if missing(value):
         return DASH
     kind = figure.kind if figure else "plain"
-    text = f"{float(value):+.4f}" if kind == "nats" else f"{float(value) * 100:+.2f}"
+    text = f"{float(value):+.4f}" if kind == "nats" else f"{float(value) * 100:+,.2f}"
     return text.replace("-", "−") + ("%" if kind == "plain" else "")
 
 

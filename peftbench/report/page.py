@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from peftbench.report import facts, search
 from peftbench.report.charts import draw
 from peftbench.report.failures import failed
 from peftbench.report.figures import DASH, missing, number, quality, scale, score
-from peftbench.report.sweep import Sweep, flatten
+from peftbench.report.options import flatten
+from peftbench.report.sweep import Sweep
 from peftbench.report.view import View
 
 FILE = "report.html"
@@ -60,6 +62,7 @@ def render(sweep: Sweep, shown: Sequence[View], baseline: str) -> str:
         sweep=sweep,
         baseline=baseline,
         version=__version__,
+        again=shlex.join(["python", "-m", "peftbench.report", str(sweep.folder)]),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         statuses=Counter(record.status for record in sweep.records),
         search=search.load(sweep.folder),
@@ -152,6 +155,6 @@ def _run(record: Record) -> dict[str, Any]:
         "status": record.status,
         "quality": shown,
         "seconds": DASH if missing(seconds) else f"{number(seconds)} s",
-        "started": record.started or DASH,
+        "started": record.started.partition(".")[0] or DASH,
         "command": facts.command(record),
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.ticker import MaxNLocator
 
 from peftbench.report import SEARCH
 from peftbench.report.charts import front
@@ -76,6 +77,7 @@ def _history(objective: Mapping[str, str], index: int, trials: Sequence[Mapping[
     if so_far:
         drawing.axes.step(*zip(*so_far, strict=True), where="post", color=STYLE["text.color"], linewidth=1, alpha=0.5)
     drawing.axes.set_xlabel("trial")
+    drawing.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     drawing.axes.set_ylabel(_label(objective))
     return drawing.finish(f"search-{index}")
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from peftbench.errors import UserError
 from peftbench.record import Record, run_folders
 from peftbench.report import facts
 from peftbench.report.figures import Figure, missing, quality
+from peftbench.report.options import flatten, grouped, json_text, last_part, texts, vary
 from peftbench.report.reading import read_all, uncollected
 
 T = TypeVar("T")
@@ -36,6 +36,8 @@ class Key(NamedTuple):
     metric: Figure | None
     device: str
     random_weights: bool
+    evaluated: str | None
+    """Fingerprint of the evaluation split: other items are another table, whatever they are called."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Setting:
     runs: tuple[Record, ...]
     """Finished, in order of their seeds."""
     planned: int
-    """Runs of this configuration whatever became of them."""
+    """These, and runs of this configuration that did not finish."""
 
     @cached_property
     def options(self) -> dict[str, Any]:
@@ -93,6 +95,20 @@ class Section:
         """All finished runs of the section."""
         return [run for setting in self.settings for run in setting.runs]
 
+    def name(self, setting: Setting) -> str:
+        """A setting in words that no other one of the section has: its label, and where its twins differ from it."""
+        return self._names[id(setting)]
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        names = {}
+        for label, twins in grouped(self.settings, lambda setting: setting.label).items():
+            differing = sorted(varying(twins) & {*self.extras}) if len(twins) > 1 else []
+            for twin in twins:
+                others = ", ".join(f"{last_part(name)} {twin.options.get(name)}" for name in differing)
+                names[id(twin)] = f"{label} ({others})" if others else label
+        return names
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -103,6 +119,8 @@ class Sweep:
     sections: tuple[Section, ...]
     unreadable: tuple[str, ...]
     """Run folders that hold no record that can be read: still at work, killed before it was written, or damaged."""
+    copies: tuple[str, ...] = ()
+    """Folders with the record of a run that another folder holds: the same answers twice are not two seeds."""
 
     @property
     def name(self) -> str:
@@ -130,32 +148,30 @@ def load(folder: Path, only: Collection[str] | None = None, *, workers: int = 1)
     names = [name for name in run_folders(folder) if only is None or name in only]
     with uncollected():
         found = read_all(folder, names, workers)
-        records = tuple(record for record in found if record is not None)
+        held = _held(names, found)
+        records = tuple(held.values())
         if not records:
             raise UserError(f"no run has left a record in {folder} yet: there is nothing to report")
         sections = _sections(records)
     damaged = [name for name, record in zip(names, found, strict=True) if record is None]
-    return Sweep(folder, records, sections, tuple(filter(partial(_begun, folder), damaged if only is None else [])))
+    unreadable = tuple(filter(partial(_begun, folder), damaged if only is None else []))
+    readable = (name for name, record in zip(names, found, strict=True) if record is not None)
+    return Sweep(folder, records, sections, unreadable, tuple(name for name in readable if name not in held))
+
+
+def _held(names: Sequence[str], found: Sequence[Record | None]) -> dict[str, Record]:
+    """Records by the name of their folder, one a run: of several folders the one that is called as the run is."""
+    held: dict[str, str] = {}
+    for name, record in zip(names, found, strict=True):
+        if record is not None and (record.run_id not in held or name == record.run_id):
+            held[record.run_id] = name
+    chosen = set(held.values())
+    return {name: record for name, record in zip(names, found, strict=True) if record is not None and name in chosen}
 
 
 def _begun(folder: Path, name: str) -> bool:
     """Whether a folder without a readable record is a run's: a config.yaml or a damaged record.json is there."""
     return any((folder / name / file).exists() for file in ("config.yaml", "record.json"))
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping by dotted name; lists become JSON text."""
-    if isinstance(value, dict) and value:
-        parts = (flatten(inner, f"{prefix}.{name}" if prefix else str(name)) for name, inner in value.items())
-        return {name: inner for part in parts for name, inner in part.items()}
-    return {prefix: json.dumps(value, sort_keys=True, default=str) if isinstance(value, list | dict) else value}
-
-
-def texts(values: Sequence[Any]) -> list[str]:
-    """JSON text of each value, keys sorted, made once for each object: many records hold the same."""
-    ids = list(map(id, values))
-    known = {identity: _json(value) for identity, value in dict(zip(ids, values, strict=True)).items()}
-    return [known[identity] for identity in ids]
 
 
 def _decisive(records: Sequence[Record]) -> list[tuple[str, ...]]:
@@ -164,30 +180,31 @@ def _decisive(records: Sequence[Record]) -> list[tuple[str, ...]]:
     return list(zip(*(texts([record.config.get(name) for record in records]) for name in names), strict=True))
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
-
-
-def _key(record: Record) -> Key:
+def _key(record: Record, evaluated: str | None) -> Key:
     split, size = facts.evaluation(record)
     axes, weights = record.axes, bool(record.base.get("random_weights"))
-    device = facts.device(record)
-    return Key(str(axes.get("dataset")), str(axes.get("model")), split, size, quality(record.metrics), device, weights)
+    about = (split, size, quality(record.metrics), facts.device(record), weights, evaluated)
+    return Key(str(axes.get("dataset")), str(axes.get("model")), *about)
 
 
 def _sections(records: Sequence[Record]) -> tuple[Section, ...]:
     decisive = _decisive(records)
-    planned = Counter(decisive)
+    unfinished = Counter(decisive[index] for index, record in enumerate(records) if record.status != "ok")
+    # A record of before the evaluation split had a fingerprint of its own is of the same data as one that has it.
+    items = {record.data.get("fingerprint"): mark for record in records if (mark := facts.evaluated(record))}
     finished: dict[Key, dict[Hashable, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, record in enumerate(records):
         if record.status == "ok":
             # The same words in the configuration can mean other data or another precision on another day: these are
             # never merged.
-            finished[_key(record)][decisive[index], *facts.provenance(record).items()].append(index)
+            key = _key(record, items.get(record.data.get("fingerprint")))
+            finished[key][decisive[index], *facts.provenance(record).items()].append(index)
     sections = []
     for key in sorted(finished, key=str):
         groups = finished[key].values()
-        settings = tuple(_setting([records[i] for i in group], planned[decisive[group[0]]]) for group in groups)
+        settings = tuple(
+            _setting([records[i] for i in group], len(group) + unfinished[decisive[group[0]]]) for group in groups
+        )
         sections.append(Section(key, settings, _extras(settings)))
     return tuple(sections)
 
@@ -201,7 +218,7 @@ def _setting(runs: list[Record], planned: int) -> Setting:
 def _extras(settings: tuple[Setting, ...]) -> tuple[str, ...]:
     """Trainer options that vary in the section, and whatever tells settings of equal axes apart."""
     shown = {name for name in varying(settings) if name.startswith("trainer.")}
-    for twins in _grouped(settings, lambda setting: _json(setting.axes)).values():
+    for twins in grouped(settings, lambda setting: json_text(setting.axes)).values():
         differing = varying(twins)
         shown |= {name for name in differing if name not in facts.PROVENANCE} or differing
     return tuple(sorted(shown))
@@ -222,23 +239,3 @@ def varying(settings: Iterable[Setting]) -> set[str]:
         distinct = dict(zip(texts(values), values, strict=True)).values()
         found |= vary([flatten({part: value}) for value in distinct])
     return found
-
-
-def vary(mappings: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Names whose values are not the same in all of ``mappings`` (absent is None; 1, 1.0 and True are not the same)."""
-    if not mappings:
-        return set()
-
-    def differs(name: str) -> bool:
-        first = mappings[0].get(name)
-        values = (mapping.get(name) for mapping in mappings)
-        return any(value != first or type(value) is not type(first) for value in values)
-
-    return {name for name in dict.fromkeys(name for mapping in mappings for name in mapping) if differs(name)}
-
-
-def _grouped(items: Iterable[T], by: Callable[[T], Hashable]) -> dict[Any, list[T]]:
-    groups: dict[Any, list[T]] = defaultdict(list)
-    for item in items:
-        groups[by(item)].append(item)
-    return dict(groups)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from peftbench.record import Record
+from peftbench.report.facts import measured_on
 from peftbench.report.figures import ACHIEVED, COSTS, UNSTEADY, Figure, missing
-from peftbench.report.sweep import AXES, Section, Setting, Sweep, flatten, texts, vary
+from peftbench.report.options import flatten, texts, vary
+from peftbench.report.sweep import AXES, Section, Setting, Sweep
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,6 +79,7 @@ def runs_table(records: Sequence[Record]) -> pa.Table:
     columns |= {name: [getattr(record, name) for record in records] for name in ("status", "reason")}
     columns |= _columns([record.metrics for record in records])
     columns |= _selection(records)
+    columns |= _columns([measured_on(record) for record in records])
     columns |= {name: [getattr(record, name) for record in records] for name in ("started", "ended", "config_hash")}
     import pyarrow as pa
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peftbench.report.columns import Column
-from peftbench.report.failures import Failed, failed
+from peftbench.report.failures import unfinished
 from peftbench.report.view import View
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ FILE_WIDTH = 400
 MAX_ROWS = 60
 """Of one table, the best; a larger one is looked at in the report."""
 MAX_FAILURES = 20
+NAMED = 8
+"""Columns that are named although there is no room for them."""
 STYLES = {"better": "bold green", "worse": "red", "tie": "dim", "baseline": "dim"}
 
 
@@ -36,6 +38,8 @@ def show(sweep: Sweep, shown: Sequence[View], file: TextIO | None = None) -> Non
     if not sweep.sections:
         _say(console, f"No run of {sweep.name} finished, so there are no figures.", "bold")
     _failures(console, sweep)
+    if sweep.copies:
+        _say(console, f"! Not counted, for another folder holds the same run: {', '.join(sweep.copies)}", "yellow")
     page = sweep.folder / "report.html"
     if page.exists():
         _say(console, f"Report: {page}")
@@ -70,7 +74,8 @@ def _section(console: Console, view: View) -> None:
     console.print(table)
     dropped = [column.label for column in view.columns if column not in columns]
     rows = [f"{more:,} more rows in the report"] if (more := len(view.settings) - MAX_ROWS) > 0 else []
-    for line in rows + [f"in the report only: {', '.join(dropped)}"] * bool(dropped) + [*view.key, *view.notes]:
+    named = [*dropped[:NAMED], *([f"{len(dropped) - NAMED} more"] if len(dropped) > NAMED else [])]
+    for line in rows + [f"in the report only: {', '.join(named)}"] * bool(dropped) + [*view.key, *view.notes]:
         _say(console, line, "dim")
     _say(console, "")
 
@@ -92,19 +97,13 @@ def _table(columns: list[Column]) -> Table:
 
 
 def _failures(console: Console, sweep: Sweep) -> None:
-    lines = [_failed(one) for one in failed(sweep.records)]
-    lines += [f"{'no record':8} {name}" for name in sweep.unreadable]
+    lines = unfinished(sweep)
     if not lines:
         return
     total = len(sweep.records) + len(sweep.unreadable)
-    unfinished = len(sweep.failures) + len(sweep.unreadable)
-    _say(console, f"{unfinished:,} of {total:,} runs did not finish:", "bold")
+    missing = len(sweep.failures) + len(sweep.unreadable)
+    _say(console, f"{missing:,} of {total:,} runs did not finish:", "bold")
     for line in lines[:MAX_FAILURES]:
         _say(console, f"  {line}")
     if len(lines) > MAX_FAILURES:
         _say(console, f"  and {len(lines) - MAX_FAILURES} more, all in results.csv and in the report")
-
-
-def _failed(one: Failed) -> str:
-    more = f" and {len(one.runs) - 1:,} more" if len(one.runs) > 1 else ""
-    return f"{one.status:8}{one.runs[0].run_id}{more}: {one.reason}"

@@ -14,7 +14,8 @@ from peftbench.report import facts
 from peftbench.report.baseline import compare
 from peftbench.report.columns import MARK, Column, describe
 from peftbench.report.compare import Comparison
-from peftbench.report.figures import UNSTEADY, change_unit, missing, scale, score
+from peftbench.report.figures import UNSTEADY, change_unit
+from peftbench.report.finding import finding, listed
 from peftbench.report.sweep import Section, Setting, Sweep
 from peftbench.report.table import ENOUGH, settings_frame
 
@@ -61,10 +62,11 @@ def views(sweep: Sweep, baseline: str, limit: int | None = None) -> list[View]:
     rows = sum(len(section.settings) for section in sections)
     most = limit or (rows if rows <= LIMIT else SHOWN)
     share = most if most >= rows else max(most // max(len(sections), 1), FEWEST)
-    return [_view(sweep.folder, section, baseline, share) for section in sections]
+    titles = _titles(sections)
+    return [_view(sweep.folder, *one, baseline, share) for one in zip(sections, titles, strict=True)]
 
 
-def _view(folder: Path, section: Section, baseline: str, limit: int) -> View:
+def _view(folder: Path, section: Section, title: str, baseline: str, limit: int) -> View:
     chosen = best(section, limit)
     comparisons = compare(folder, section, baseline, chosen)
     frame = settings_frame(section, comparisons, chosen)
@@ -75,12 +77,17 @@ def _view(folder: Path, section: Section, baseline: str, limit: int) -> View:
         tuple(frame["setting"]),
         frame,
         columns,
-        _title(section),
-        _finding(section, frame, baseline),
+        title,
+        finding(section, frame, baseline),
         (*_cut(section, chosen), _where(section, runs, fixed)),
         _warnings(section, runs),
         (*_key(section, frame, baseline), *_unsteady(frame)),
-        (*_untested(chosen, comparisons), *_data(runs)),
+        (
+            *_untested(section, chosen, comparisons),
+            *_partly(section, chosen, comparisons),
+            *_rates(section, chosen),
+            *_data(runs),
+        ),
     )
 
 
@@ -105,34 +112,26 @@ def _cut(section: Section, chosen: Sequence[Setting]) -> list[str]:
     ]
 
 
+def _titles(sections: Sequence[Section]) -> list[str]:
+    """A title each; those that would be called alike have their devices and their data named too."""
+    titles = [_title(section) for section in sections]
+    named = [f"{title} · {section.key.device}" for title, section in zip(titles, sections, strict=True)]
+    titles = _told_apart(titles, named)
+    return _told_apart(
+        titles, [f"{title} · items {section.key.evaluated}" for title, section in zip(titles, sections, strict=True)]
+    )
+
+
+def _told_apart(titles: list[str], longer: list[str]) -> list[str]:
+    often = Counter(titles)
+    return [long if often[title] > 1 else title for title, long in zip(titles, longer, strict=True)]
+
+
 def _title(section: Section) -> str:
     key = section.key
     size = "" if key.size is None else f", {key.size:,} items"
     weights = ", random weights" if key.random_weights else ""
     return f"{key.dataset} · {key.model} · evaluated on {key.split}{size}{weights}"
-
-
-def _finding(section: Section, frame: pd.DataFrame, baseline: str) -> str:
-    """The setting with the best mean, and how many of those compared differ from the baseline."""
-    metric, top = section.key.metric, frame.iloc[0]
-    if metric is None or missing(top["mean"]):
-        return ""
-    unit = scale(metric.kind, [])[1]
-    value = f"{score(metric, top['mean'])}\u00a0{unit}".rstrip()
-    extreme = "Highest" if metric.higher_is_better else "Lowest"
-    mean = f"mean {metric.label}" if max(frame["seeds"]) > 1 else metric.label
-    found = Counter(frame["verdict"])
-    better, worse, ties = (found[name] for name in ("better", "worse", "tie"))
-    compared = better + worse + ties
-    against = ""
-    if compared and not better + worse:
-        what = "the one setting compared is" if compared == 1 else f"all {compared:,} settings compared are"
-        against = f" Against {baseline}, {what} not told apart (tie)."
-    elif compared:
-        against = (
-            f" Of {compared:,} compared with {baseline}: {better:,} better, {worse:,} worse, {ties:,} not told apart."
-        )
-    return f"{extreme} {mean}: {top['setting'].label}, {value}.{against}"
 
 
 def _where(section: Section, runs: list[Record], fixed: list[str]) -> str:
@@ -160,7 +159,10 @@ def _intervals(frame: pd.DataFrame) -> str:
 
 
 def _explained(section: Section, baseline: str) -> str:
-    unit = change_unit(section.key.metric)
+    metric = section.key.metric
+    unit = change_unit(metric)
+    if metric is not None and metric.kind == "plain":
+        unit += ", of geometric means over seeds (means shown are arithmetic)"
     test = "paired permutation test over items with seed noise, Holm-corrected over this table, 5 % level"
     return f"vs {baseline}: change in {unit}; {test}; tie = not significant."
 
@@ -179,19 +181,43 @@ def _unsteady(frame: pd.DataFrame) -> list[str]:
     if not any(frame["unsteady"]):
         return []
     return [
-        f"{MARK}: measured several times (in a run, or by several seeds), and more than {100 * UNSTEADY:g} % apart."
+        f"{MARK}: measured several times (in a run, or by several seeds), and more than {100 * UNSTEADY:g} % apart; "
+        "what was measured once has no mark."
     ]
 
 
-def _untested(settings: Sequence[Setting], comparisons: list[Comparison]) -> tuple[str, ...]:
+def _untested(section: Section, settings: Sequence[Setting], comparisons: list[Comparison]) -> tuple[str, ...]:
     """One line a reason, with the settings it holds for."""
     labels: dict[str, list[str]] = {}
     for setting, comparison in zip(settings, comparisons, strict=True):
         if comparison.note:
-            labels.setdefault(comparison.note, []).append(setting.label)
-    return tuple(f"no test for {_listed(found)}: {note}" for note, found in labels.items())
+            labels.setdefault(comparison.note, []).append(section.name(setting))
+    return tuple(f"no test for {listed(found)}: {note}" for note, found in labels.items())
 
 
-def _listed(labels: list[str]) -> str:
-    names = list(dict.fromkeys(labels))
-    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+def _partly(section: Section, settings: Sequence[Setting], comparisons: list[Comparison]) -> list[str]:
+    """Comparisons over fewer seeds than their row's mean has: the change is not the difference of the means shown."""
+    labels: dict[int, list[str]] = {}
+    for setting, comparison in zip(settings, comparisons, strict=True):
+        if comparison.gain is not None and comparison.partly:
+            labels.setdefault(comparison.seeds, []).append(section.name(setting))
+    return [
+        f"The change of {listed(found)} is over the {seeds} seeds that it and its baseline both have, not over all."
+        for seeds, found in labels.items()
+    ]
+
+
+def _rates(section: Section, settings: Sequence[Setting]) -> list[str]:
+    """Learning rates that differ between methods, and several of one method, of which the best here is a lucky one."""
+    rates: dict[str, set[float]] = {}
+    for setting in settings:
+        if (rate := setting.options.get("trainer.lr")) is not None:
+            rates.setdefault(str(setting.axes["method"]), set()).add(rate)
+    if len({frozenset(found) for found in rates.values()}) < 2 and all(len(found) < 2 for found in rates.values()):
+        return []
+    if any(len(found) > 1 for found in rates.values()):
+        how = "`python -m peftbench.report.choose`"
+        return [f"Several learning rates of a method: choose among them by validation ({how}), not by this table."]
+    each = ", ".join(f"{method} {rate:g}" for method, (rate,) in sorted(rates.items()))
+    how = "by validation among equally many (`peftbench -cn fair_lr`)"
+    return [f"Learning rates differ ({each}): a fair comparison has chosen each {how}."]

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -20,6 +21,7 @@ from peftbench.report import __main__ as command
 from peftbench.report import facts, markdown, show, sweep, terminal, write
 from peftbench.report import page as page_module
 from peftbench.report.charts import front
+from peftbench.report.drawing import Drawing
 from peftbench.report.view import views
 
 EVIL = "<script>alert('x')</script>"
@@ -85,7 +87,10 @@ def page(folder, **options):
     ("accuracies", "said"),
     [
         ({"lora": 0.8, "hira": 0.8}, "Against lora, the one setting compared is not told apart (tie)."),
-        ({"lora": 0.8, "hira": 0.8, "qlora": 0.8}, "Against lora, all 2 settings compared are not told apart (tie)."),
+        (
+            {"lora": 0.8, "hira": 0.8, "qlora": 0.8},
+            "Against lora, none of the 2 settings compared is told apart (tie).",
+        ),
         ({"lora": 0.8, "hira": 0.97, "qlora": 0.5}, "Of 2 compared with lora: 1 better, 1 worse, 0 not told apart."),
         ({"hira": 0.9, "qlora": 0.8}, None),
     ],
@@ -341,6 +346,68 @@ def test_command_without_records_says_so(arguments, monkeypatch, capsys, tmp_pat
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith("peftbench.report: ")
+
+
+def test_a_folder_that_is_wrong_does_not_keep_the_others_from_being_reported(folder, full, capsys, tmp_path):
+    assert command.main(["nowhere", str(full.path)]) == 2
+    out, error = capsys.readouterr()
+    assert "Highest mean accuracy" in out
+    assert error == "peftbench.report: there is no folder nowhere: give one sweep folder, such as outputs/NAME\n"
+
+
+def test_several_sweeps_are_named_in_the_terminal_and_in_markdown(full, capsys, tmp_path):
+    copy = shutil.copytree(full.path, tmp_path / "other_sweep")
+    target = tmp_path / "table.md"
+    assert command.main([str(full.path), str(copy), "--markdown", str(target)]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("==")] == [
+        "== s",
+        "== other_sweep",
+    ]
+    text = target.read_text()
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## s", r"## other\_sweep"]
+    assert text.count("Highest mean accuracy: hira") == 2
+    assert text.count("- failed ia3-") == 2
+
+
+def test_what_cannot_be_done_is_said_in_a_line(full, capsys, tmp_path):
+    assert command.main([str(full.path), "--baseline", "lorra"]) == 2
+    said = "peftbench.report: --baseline lorra: no run has this method; there are dora, hira, ia3, lora, qlora\n"
+    assert capsys.readouterr().err == said
+    assert command.main([str(full.path), "--markdown", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_bars_have_the_colour_of_their_points_also_where_there_are_two():
+    drawing = Drawing("title", ["hira", "lora"])
+    for series, x in (("hira", 1.0), ("lora", 2.0)):
+        drawing.point(series, x, 0.5, series, (0.4, 0.6))
+    svg = drawing.finish("two").svg
+    bars = [line for line in svg.splitlines() if "stroke-opacity: 0.5; stroke-width: 1.2" in line]
+    assert [re.findall(r"stroke: (\S+);", line) for line in bars] == [["var(--s0)"], ["var(--s1)"]]
+
+
+def test_numbers_that_six_digits_do_not_tell_apart_are_shown_whole(folder):
+    for seed in (1234567, 1234568):
+        for method in ("lora", "hira"):
+            run = folder.classified(method, 0)
+            config = {**run.config, "dataset": {"name": "sst2", "split_seed": seed}}
+            folder.classified(method, 0, config=config, run_id=f"{method}{seed}")
+            shutil.rmtree(folder.path / run.run_id)
+    (view,) = views(sweep.load(folder.path), "lora")
+    (column,) = [column for column in view.columns if column.key == "dataset.split_seed"]
+    assert sorted(cell.text for cell in column.cells) == ["1234567", "1234567", "1234568", "1234568"]
+
+
+def test_what_no_run_can_reach_is_not_drawn():
+    from peftbench.report.charts import _bar
+    from peftbench.report.figures import QUALITY
+    from peftbench.report.table import summarize
+
+    accuracy, perplexity, *_ = QUALITY
+    assert _bar(accuracy, summarize([1.0, 0.97, 1.0])) == (pytest.approx(94.7, abs=0.1), 100.0)
+    low, high = _bar(perplexity, summarize([20.0, 30.0, 9000.0]))
+    assert low == 1.0
+    assert high > 9000
 
 
 def test_importing_the_package_is_light():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ import pytest
 from scipy import stats
 
 from peftbench.errors import UserError
-from peftbench.report import figures, sweep, table
+from peftbench.report import figures, show, sweep, table
 
 
 def test_csv_and_parquet_hold_the_numbers_of_the_records(folder):
@@ -100,6 +102,50 @@ def test_a_missing_quality_stays_in_its_read_backand_comes_last(folder):
     folder.run("lora", metrics={"quality/accuracy": None, "quality/loss": 1.0})
     (section,) = sweep.load(folder.path).sections
     assert list(table.settings_frame(section)["method"]) == ["hira", "lora"]
+
+
+def test_a_copied_folder_is_no_further_seed(folder):
+    first = folder.classified("lora", 0, accuracy=0.9)
+    folder.classified("lora", 1, accuracy=0.7)
+    shutil.copytree(folder.path / first.run_id, folder.path / f"{first.run_id}-backup")
+    shutil.copytree(folder.path / first.run_id, folder.path / "a-copy")
+    loaded = sweep.load(folder.path)
+    assert loaded.copies == ("a-copy", f"{first.run_id}-backup")
+    ((setting,),) = [section.settings for section in loaded.sections]
+    assert [run.axes["seed"] for run in setting.runs] == [0, 1]
+    out = io.StringIO()
+    show(folder.path, file=out)
+    assert f"! Not counted, for another folder holds the same run: a-copy, {first.run_id}-backup" in out.getvalue()
+
+
+def test_other_base_weights_are_never_merged(folder):
+    folder.classified("lora", 0, base={"id": "mine", "weights_sha256": "a" * 64})
+    folder.classified("lora", 1, base={"id": "mine", "weights_sha256": "b" * 64})
+    (section,) = sweep.load(folder.path).sections
+    assert [len(setting.runs) for setting in section.settings] == [1, 1]
+    assert section.extras == ("base.weights_sha256",)
+
+
+def test_what_did_not_finish_is_planned_and_what_ran_elsewhere_is_not(folder):
+    for seed in range(2):
+        folder.classified("lora", seed)
+    folder.classified("lora", 2, environment={"device": "cpu", "precision": "bf16"})
+    folder.run("lora", 3, status="failed", reason="no")
+    (section,) = sweep.load(folder.path).sections
+    assert sorted((len(setting.runs), setting.planned) for setting in section.settings) == [(1, 2), (2, 3)]
+
+
+def test_a_row_says_what_it_was_measured_on(folder):
+    environment = {"device": "cpu", "device_name": "Chip", "precision": "bf16", "threads": 2, "git_commit": "abc"}
+    folder.classified("lora", environment=environment, base={"id": "mine", "weights_sha256": "a" * 64})
+    (row,) = table.runs_table(sweep.load(folder.path).records).to_pylist()
+    assert {name: row[name] for name in ("device", "precision", "environment.threads", "environment.git_commit")} == {
+        "device": "cpu (Chip)",
+        "precision": "bf16",
+        "environment.threads": "2",
+        "environment.git_commit": "abc",
+    }
+    assert (row["base.id"], row["base.weights_sha256"], row["data.fingerprint"]) == ("mine", "a" * 64, "f" * 64)
 
 
 def test_unreadable_records_are_named(folder):
