@@ -9,7 +9,9 @@ to its output. Its weights are kept for the way back: P >= 0 leaves a sign bit f
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -127,12 +129,18 @@ def attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **unused: Any,
+    **more: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention as transformers asks for it: (batch, heads, length, width) in, (batch, length, heads, width) out.
 
-    The heads of key and value may be fewer, a divisor of the query's.
+    The heads of key and value may be fewer, a divisor of the query's. What is asked for beyond that (T5's position
+    bias) is transformers' own SDPA's: in its place we stand.
     """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if any(more.get(name) is not None for name in _beyond()):
+        more["is_causal"] = False  # the mask says it
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **more)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if (groups := query.shape[1] // key.shape[1]) > 1:  # grouped queries share a head of key and value
         key, value = (part.repeat_interleave(groups, 1) for part in (key, value))
@@ -146,6 +154,17 @@ def attention(
     query, key, value = (part.to(dtype) for part in (query, key, value))
     with torch.autocast(place, enabled=False):
         return Attention.apply(query, key, value, attention_mask, scale, min(dropped, RESOLUTION - 1)), None
+
+
+@cache
+def _beyond() -> tuple[str, ...]:
+    """What transformers' SDPA takes that changes its answer, and ours does not; all else both leave aside."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    named = inspect.signature(sdpa_attention_forward).parameters.values()
+    taken = (*inspect.signature(attention).parameters, "is_causal")
+    keywords = [parameter.name for parameter in named if parameter.kind is not parameter.VAR_KEYWORD]
+    return (*(name for name in keywords if name not in taken), "softcap")
 
 
 def register() -> None:

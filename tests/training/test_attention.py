@@ -156,6 +156,33 @@ def test_a_network_computes_what_it_does_with_transformers_plain_attention(archi
             assert asked.counts[QUESTION] > 0
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("architecture", ["t5", "mt5", "umt5"])
+def test_a_position_bias_counts(architecture: str, training: bool) -> None:
+    """T5 and its kin know of positions by nothing else, and train the bias in full fine-tuning."""
+
+    def network(**how: str) -> PreTrainedModel:
+        torch.manual_seed(0)
+        shape = {"d_model": 16, "num_layers": 2, "num_heads": 2, "d_kv": 8, "d_ff": 32, "vocab_size": 50}
+        config = AutoConfig.for_model(architecture, **shape, dropout_rate=0.0, initializer_factor=2.0)
+        return AutoModel.from_config(config, **how).train(training)
+
+    plain, ours = network(attn_implementation="eager"), network()
+    attention.register()
+    attention.choose(ours, attention.NAME)
+    ids = torch.randint(1, 50, (3, 7))
+    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] * 6 + [0]])
+    answers = []
+    for model in (plain, ours):
+        answer = model(input_ids=ids, attention_mask=mask, decoder_input_ids=ids[:, :5], use_cache=False)[0]
+        # After a norm the sum of squares does not depend on anything.
+        (answer * torch.linspace(-1, 1, answer.numel()).view_as(answer)).sum().backward()
+        answers.append((answer.detach(), model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight))
+    (expected, theirs), (found, bias) = answers
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert torch.linalg.norm(bias.grad - theirs.grad) < 1e-4 * torch.linalg.norm(theirs.grad)
+
+
 def test_what_is_computed_twice_has_torchs_own_dropout() -> None:
     # Gradient checkpointing puts back the state of torch's generator and of no other.
     case = Case(TINY, "attention", "cpu")
