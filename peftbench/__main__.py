@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,17 +17,18 @@ from peftbench import __version__
 from peftbench.cli.messages import explain
 from peftbench.cli.overrides import command, flags_first, rewrite
 from peftbench.cli.paths import CONF, register_plugins
+from peftbench.cli.refuse import refuse_sweeper, refuse_without_effect
 from peftbench.console import print_anything
 from peftbench.errors import UserError
 
-composed: list[tuple[DictConfig, tuple[str, ...], DictConfig]] = []
+composed: list[tuple[DictConfig, Any]] = []
+"""What was composed, and Hydra's own part of it."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def compose(config: DictConfig) -> None:
     """Without ``-m``: keep what was composed for `main`; raised in here, an error would be printed twice."""
-    hydra_config = HydraConfig.get()
-    composed.append((config, command(hydra_config.job.config_name, hydra_config.overrides.task), hydra_config.launcher))
+    composed.append((config, HydraConfig.get()))
 
 
 def main() -> None:
@@ -42,14 +44,17 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         sys.argv[1:] = rewrite(flags_first(sys.argv[1:]))
+        refuse_without_effect(sys.argv[1:])
         compose()
         if composed:
             from peftbench.sweep.command import carry_out
             from peftbench.sweep.grid import single_point
             from peftbench.sweep.slurm.options import chosen
 
-            config, overrides, launcher = composed.pop()
-            carry_out([single_point(config, overrides)], launcher=chosen(launcher))
+            config, hydra_config = composed.pop()
+            refuse_sweeper(hydra_config.mode, hydra_config.overrides.hydra)
+            point = single_point(config, command(hydra_config, hydra_config.overrides.task))
+            carry_out([point], launcher=chosen(hydra_config.launcher))
     except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
         print(f"peftbench: {explain(error)}", file=sys.stderr)
         sys.exit(2)

@@ -92,17 +92,27 @@ def prepare(context: Context) -> Data:
         train = task.encode(text.train, tokenizer, train=True)
         validation = task.encode(text.validation, tokenizer, train=False)
         evaluation = task.encode(text.evaluation, tokenizer, train=False)
+    notes = [*text.notes, *_truncated(run.dataset.max_length, {"train": train, "evaluation": evaluation})]
     splits = {"train": (text.train, train), "validation": (text.validation, validation)}
     splits["evaluation"] = (text.evaluation, evaluation)
     record.data |= {
         "fingerprint": text.fingerprint,
         "label_names": list(text.label_names),
-        "notes": list(text.notes),
+        "notes": notes,
         "evaluation_fingerprint": fingerprint(text.evaluation),
         "splits": {key: {"name": split.name, "size": len(encoded)} for key, (split, encoded) in splits.items()},
         "tokens_from_cache": train.from_cache and validation.from_cache and evaluation.from_cache,
     }
     return Data(text, task, train, validation, evaluation)
+
+
+def _truncated(most: int, splits: Mapping[str, Encoded]) -> list[str]:
+    """What a reader must know of texts that are longer than what is read of them."""
+    return [
+        f"{name}: {split.truncated:,} of {len(split):,} texts are cut to {most} tokens (dataset.max_length)"
+        for name, split in splits.items()
+        if split.truncated
+    ]
 
 
 def load(context: Context, task: Task, load_kwargs: Mapping[str, Any]) -> Loaded:
@@ -180,7 +190,11 @@ def train(context: Context, data: Data, attached: Attached) -> Trained:
     ):
         trained = loop.run()
     record.metrics |= {**memory.metrics("train"), **energy.metrics()}
-    record.history, record.selection = trained.history, trained.selection
+    record.history, record.selection = trained.history, trained.selection | {"steps": trained.steps}
+    if (most := run.trainer.max_steps) is not None and most > trained.steps:
+        record.data["notes"].append(
+            f"trainer.max_steps={most} is more than trainer.epochs={run.trainer.epochs:g} has: {trained.steps} steps"
+        )
     record.decisions = trained.decisions
     return trained
 

@@ -248,3 +248,29 @@ def test_a_base_computed_sparsely_on_a_gpu(tiny_run) -> None:
     record, _ = carried_out(tiny_run(*CONTEXTUAL, "device=cuda", "trainer.precision=auto", "trainer.max_steps=12"))
     assert record.decisions["sparsity"]["sparse_steps"] > 0
     assert record.environment["attention"] == "sdpa_padded"
+
+
+def test_what_a_reader_must_know_of_steps_and_of_texts_is_noted(tiny_run) -> None:
+    record, _ = carried_out(tiny_run("trainer.max_steps=1000", "dataset.max_length=4"))
+    steps = record.selection["steps"]
+    assert steps == record.history[-1]["step"] < 1000
+    assert f"trainer.max_steps=1000 is more than trainer.epochs=1 has: {steps} steps" in record.data["notes"]
+    for split in ("train", "evaluation"):
+        size = record.data["splits"][split]["size"]
+        assert f"{split}: {size} of {size} texts are cut to 4 tokens (dataset.max_length)" in record.data["notes"]
+    record, _ = carried_out(tiny_run("trainer.max_steps=2"))
+    assert record.selection["steps"] == 2
+    assert not [note for note in record.data["notes"] if "max_" in note]
+
+
+def test_full_fine_tuning_needs_no_targets(tiny_run, tmp_path) -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    tokenizer = tiny_run().model.tokenizer()
+    config = AutoConfig.for_model("modernbert", vocab_size=len(tokenizer), pad_token_id=0, **shape)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "modern")
+    tokenizer.save_pretrained(tmp_path / "modern")
+    base = ("model=pretrained", f"model.path={tmp_path / 'modern'}", "trainer.max_steps=1")
+    assert carried_out(tiny_run("method=full", *base))[0].status == "ok"
+    assert carried_out(tiny_run("method=lora", "method.targets=[Wqkv]", *base))[0].status == "ok"
+    with pytest.raises(UserError, match=r"method\.targets=attention: neither model\.targets nor PEFT"):
+        carried_out(tiny_run("method=lora", *base))

@@ -32,7 +32,10 @@ def _unread(error: OverrideParseException) -> str:
     told = [line for line in told if not line.startswith(("LexerNoViableAlt", "Error parsing override", "See http"))]
     reason = f" ({'; '.join(told)})" if told else ""
     key, equals, value = error.override.partition("=")
-    instead = f"in both kinds of quotes it can: '{key}=\"{value}\"'" if equals else "write KEY=VALUE"
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    instead = f"in both kinds of quotes it can: '{key}=\"{quoted}\"'" if equals else "write KEY=VALUE"
+    if re.match(r"\w+\(", value):
+        instead = "see Hydra's functions: choice, range, interval, glob, sort, shuffle, tag"
     return f"Hydra cannot read {error.override}{reason}; {instead}"
 
 
@@ -62,11 +65,25 @@ def _options(error: BaseException) -> list[str]:
             names = [str(name) for name in parent if not str(name).startswith("_")]
             near = difflib.get_close_matches(str(key), names, n=1)
             hints = [f"did you mean {near[0]}?"] if near else []
-            elsewhere = _configs_with(parent._get_full_key(None), str(key))
+            group = parent._get_full_key(None)
+            elsewhere = _configs_with(group, str(key))
+            if not group and (near := difflib.get_close_matches(str(key), _paths(), n=1) or _of_a_part(str(key))):
+                hints = [f"did you mean {near[0]}?"]
             hints += [f"{key} is an option of {', '.join(elsewhere)}"] if elsewhere else []
             return [*hints, f"there is: {', '.join(names) or 'no option'}"]
         cause = cause.__cause__ or cause.__context__
     return []
+
+
+def _of_a_part(key: str) -> list[str]:
+    """The option of a part of the configuration that has this name: ``trainer.lr`` for ``lr``."""
+    return [path for path in _paths() if path.endswith(f".{key}")]
+
+
+def _paths() -> list[str]:
+    """``trainer.lr`` and the like, of the parts that are the same in every run."""
+    text = (CONF / "trainer" / "default.yaml").read_text(encoding="utf-8")
+    return [f"trainer.{name}" for name in re.findall(r"^(\w+):", text, flags=re.M)]
 
 
 def _configs_with(group: str, key: str) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 
 from peftbench.cli.paths import CONF
 from peftbench.errors import UserError
@@ -17,6 +18,8 @@ _VALUED = {"--cfg", "-c", "--info", "-i", "--package", "-p", "--experimental-rer
 _VALUED |= {"--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd"}
 """Hydra's flags that the next word may be the value of."""
 _PATHS = {"path", "output_dir"}
+DRY = ("engine.dry_run=true", "engine.dry_run=True")
+"""What a command that is listed is not to have."""
 _SWEEPS = re.compile(r"^(range|interval|choice|tag|sort|shuffle|int)\(.*\)$")
 
 
@@ -76,6 +79,14 @@ def _is_read(argument: str) -> bool:
     return True
 
 
-def command(config_name: str | None, overrides: Iterable[str]) -> tuple[str, ...]:
-    """The arguments that compose a point again, the name of a primary configuration other than ours included."""
-    return (*(() if config_name in (None, "config") else ("-cn", config_name)), *overrides)
+def command(hydra: DictConfig, overrides: Iterable[str]) -> tuple[str, ...]:
+    """The arguments that compose a point again: also the primary configuration if it is not ours, and where it is.
+
+    Args:
+        hydra: Hydra's own part of what was composed.
+    """
+    name = hydra.job.config_name
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    found = [word for folder in folders for word in ("--config-dir", folder)]
+    primary = [] if name in (None, "config") else ["-cn", name]
+    return (*found, *primary, *(text for text in overrides if text.lstrip("+") not in DRY))

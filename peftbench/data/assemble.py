@@ -48,6 +48,7 @@ def labelled(
     _check(train, "train", least_classes=2)
     _check(validation, "validation")
     _check(evaluation, "evaluation")
+    _note_classes(evaluation, label_names, written)
     mark = splits.fingerprint(train, validation, evaluation)
     return TextData(train, validation, evaluation, tuple(label_names), mark, tuple(written))
 
@@ -92,6 +93,8 @@ def _cut_validation(dataset: Dataset, train: Split, notes: list[str]) -> tuple[S
     """(what is left of train, validation); the note says how it was cut."""
     count = len(train.texts)
     size = dataset.validation_size or max(1, min(VALIDATION_MOST, round(VALIDATION_SHARE * count)))
+    if not count:
+        raise UserError("every text of train is also in the evaluation split: nothing is left to train on")
     if size >= count:
         raise UserError(
             f"dataset.validation_size={size} leaves nothing of the {count} items to train on: write a smaller one"
@@ -147,6 +150,17 @@ def _note_size(split: Split, size: int | None, option: str, notes: list[str], ho
         notes.append(f"{split.name}: dataset.{option}={size} is more than there is; all {count:,} items are used")
     elif size is not None and size < count:
         notes.append(f"{split.name}: {size:,} items, {how} {count:,}")
+
+
+def _note_classes(split: Split, label_names: Sequence[str], notes: list[str]) -> None:
+    """Say which classes cannot be got wrong, because no item has them."""
+    lacking = [name for index, name in enumerate(label_names) if index not in set(split.labels or ())]
+    if lacking:
+        named = ", ".join(lacking[:4]) + (f" and {len(lacking) - 4} more" if len(lacking) > 4 else "")
+        notes.append(
+            f"{split.name}: no item of {len(lacking)} of {len(label_names)} classes ({named}), so no figure says "
+            "anything about them"
+        )
 
 
 def _check(split: Split, name: str, least_classes: int = 1) -> None:

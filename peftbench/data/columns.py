@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
@@ -19,6 +20,8 @@ from peftbench.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+WHOLE = re.compile(r"(0|-?[1-9][0-9]*)(\.0+)?")
+"""A whole number as text; not 007, which is a name."""
 STEMS = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
 """What the three splits are called."""
 
@@ -82,6 +85,15 @@ class Columns(Dataset):
             UserError: they cannot be read, or there is no train.
         """
 
+    def without_unlabelled_test(self, tables: dict[str, Table], notes: list[str]) -> None:
+        """Take a test split out of ``tables`` that has no labels, as competitions have; hubs say -1."""
+        test, name = tables.get("test"), self.label_column
+        if test is None or name is None:
+            return
+        if name not in test.frame or test.frame[name].isin([-1, "-1", None, ""]).all():
+            notes.append("the public test split has no labels and is left out")
+            del tables["test"]
+
     def read(self) -> TextData:
         """See `Dataset.read`; a split that is cut out of train says so in its name."""
         notes: list[str] = []
@@ -119,7 +131,7 @@ class _Source:
         self.labels: list[Any] = []
         if options.label_column is not None:
             column_ = column(table.frame, options.label_column, "dataset.label_column", where)[kept]
-            self.labels = _clean_labels(column_, where, options.label_column)
+            self.labels = _clean_labels(column_.tolist(), where, options.label_column)
 
     def split(self, known: dict[Any, int] | None) -> Split:
         """The table as a split; classes are numbered by ``known``, None is without labels."""
@@ -133,11 +145,11 @@ def _filled(texts: pd.Series) -> pd.Series:
 
 def _texts(table: pd.DataFrame, name: str, where: str) -> pd.Series:
     """One column of texts. Lists and mappings are none: they would be learned as Python writes them."""
-    values = column(table, name, "dataset.text_column", where)
+    values = column(table, name, "dataset.text_column", where).map(_decoded)
     other = next((value for value in values if _is_nested(value)), None)
     if other is not None:
         raise UserError(
-            f"{where}: column {name} holds {type(other).__name__}s such as {str(other)[:60]}, and no text; "
+            f"{where}: column {name} holds {type(other).__name__} values such as {str(other)[:60]}, and no text; "
             "write dataset.text_column=NAME with one of texts"
         )
     if not _filled(values).any():
@@ -145,26 +157,37 @@ def _texts(table: pd.DataFrame, name: str, where: str) -> pd.Series:
     return values
 
 
+def _decoded(value: Any) -> Any:
+    """Text that Parquet holds as bytes; what is no text stays bytes."""
+    try:
+        return value.decode("utf-8") if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return value
+
+
 def _is_nested(value: Any) -> bool:
-    return hasattr(value, "__len__") and not isinstance(value, str | bytes)
+    return hasattr(value, "__len__") and not isinstance(value, str)
 
 
-def _clean_labels(values: Iterable[Any], where: str, name: str) -> list[Any]:
+def _clean_labels(values: Sequence[Any], where: str, name: str) -> list[Any]:
     """Labels as plain strings or integers: ``1.0``, ``True`` and ``"1"`` are 1, ``"positive "`` is ``"positive"``."""
     import numpy as np
     import pandas as pd
 
     cleaned: list[Any] = []
-    for value in values:
+    for row, value in enumerate(map(_decoded, values), 1):
         if _is_nested(value):
             raise UserError(f"{where}: {name} holds several labels an item ({str(value)[:60]}); one is what is learned")
         text = str(value).strip()
         if pd.isna(value) or not text:
-            raise UserError(f"{where}: an item has no {name}; give every row a label, or leave the row out")
+            lacking = sum(pd.isna(one) or not str(one).strip() for one in values)
+            raise UserError(
+                f"{where}: {lacking:,} items have no {name}, the first of them in row {row:,} of those with text; "
+                "give every row a label, or leave the rows out"
+            )
         whole = isinstance(value, int | float | np.number | np.bool_) and float(value).is_integer()
-        # One file may hold 1 where another, of another format, holds "1".
-        digits = text.isascii() and text.isdecimal() and str(int(text)) == text
-        cleaned.append(int(value) if whole or digits else text)
+        # One file may hold 1 where another, of another format, holds "1" or "1.0".
+        cleaned.append(int(float(value)) if whole or WHOLE.fullmatch(text) else text)
     return cleaned
 
 
@@ -186,9 +209,12 @@ def _same_classes(read: dict[str, Split], values: list[Any]) -> None:
             raise UserError(f"the {split.name} split has labels that train lacks: {shown}; mend them or leave them out")
 
 
-def _label_order(label: Any) -> tuple[bool, Any]:
-    """Numbers by value, then strings."""
-    return isinstance(label, str), label
+def _label_order(label: Any) -> tuple[bool, float, str]:
+    """Numbers by value, also those that are written as text (half stars), then all else by its letters."""
+    try:
+        return False, float(label), ""
+    except ValueError:
+        return True, 0.0, label
 
 
 def _name(label: Any, names: Sequence[str]) -> str:

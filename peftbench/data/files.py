@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 """A whole field in quotes, with two of them for one."""
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+"""How a file begins that a spreadsheet saved as "Unicode text"."""
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".txt")
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """The table in a Parquet, CSV, TSV, JSON-lines or JSON file; text such as ``NA`` stays text.
+    """The table in a Parquet, CSV, TSV, JSON-lines or JSON file.
 
-    A plain text file is a table with one column, ``text``, and a row for each line.
+    What stands in a CSV or TSV is text as it stands there: ``NA``, ``007`` and ``1.10`` too. A plain text file is a
+    table with one column, ``text``, and a row for each line.
 
     Raises:
         UserError: there is no such file, its kind is unknown, or it is damaged.
@@ -58,7 +61,8 @@ def read_table(path: Path) -> pd.DataFrame:
             'two of them ("") for one in a text'
         ) from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8, save it as that: iconv -f windows-1252 -t utf-8 ({error})") from None
+        used = "utf-16" if path.read_bytes()[:2] in UTF_16 else "windows-1252"
+        raise UserError(f"{path} is not UTF-8, save it as that: iconv -f {used} -t utf-8 ({error})") from None
     except Exception as error:
         raise UserError(
             f"{path} cannot be read, replace it by a whole copy ({type(error).__name__}: {error})"
@@ -87,7 +91,7 @@ def _is_unquoted(path: Path) -> bool:
 def _csv(path: Path, separator: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> pd.DataFrame:
     import pandas as pd
 
-    table = pd.read_csv(path, sep=separator, quoting=quoting, keep_default_na=False, na_values=[])
+    table = pd.read_csv(path, sep=separator, quoting=quoting, keep_default_na=False, na_values=[], dtype=str)
     if len(table) and not isinstance(table.index, pd.RangeIndex):
         # pandas takes the first fields for names of rows then, and all others for those of the columns before.
         raise pd.errors.ParserError("rows have more fields than the header")

@@ -62,9 +62,7 @@ class Hub(Columns):
         if names["train"] is None:
             raise UserError(f"dataset={self.name}: no train split, but {', '.join(found)}; choose another data set")
         tables = {split: self._table(split, found[name], name) for split, name in names.items() if name is not None}
-        if "test" in tables and not self._is_labelled(tables["test"]):
-            notes.append("the public test split has no labels and is left out")
-            del tables["test"]
+        self.without_unlabelled_test(tables, notes)
         if "test" not in tables and "validation" in tables:
             notes.append("the evaluation split is the public validation split (dev)")
             tables["test"] = replace(tables.pop("validation"), name="dev")
@@ -74,12 +72,6 @@ class Hub(Columns):
         kind = data.features.get(self.label_column or "")
         frame: pd.DataFrame = data.to_pandas()
         return Table(split, frame, f"{self.name} ({name})", tuple(getattr(kind, "names", None) or ()))
-
-    def _is_labelled(self, table: Table) -> bool:
-        """Whether there are labels, or none are needed; where there are none, hub data sets say -1."""
-        if self.label_column is None:
-            return True
-        return self.label_column in table.frame and not table.frame[self.label_column].isin([-1, None, ""]).all()
 
 
 def is_saved(path: Path) -> bool:

@@ -25,7 +25,9 @@ class Text(Columns):
 
     def tables(self, notes: list[str]) -> dict[str, Table]:
         """See `Columns.tables`."""
-        return {name: Table(name, read_table(path), str(path)) for name, path in self._paths().items()}
+        tables = {name: Table(name, read_table(path), str(path)) for name, path in self._paths().items()}
+        self.without_unlabelled_test(tables, notes)
+        return tables
 
     def _paths(self) -> dict[str, Path]:
         """The file of each split there is."""

@@ -47,7 +47,8 @@ def find_sites(loaded: Loaded, targets: Targets, *, linear_only: bool = True) ->
     """The layers that ``targets`` means; the task head and the output embedding are never among them.
 
     Raises:
-        UserError: a name is in no module; the message lists those that exist.
+        UserError: a name is in no module, or nobody has said what ``attention`` means for this network; the message
+            lists the names that exist.
     """
     linear = linear_layers(loaded)
     if targets == "all-linear":
@@ -55,6 +56,12 @@ def find_sites(loaded: Loaded, targets: Targets, *, linear_only: bool = True) ->
     wanted = list(loaded.targets if targets == "attention" else targets)
     candidates = linear if linear_only else [name for name, _ in loaded.model.named_modules() if not _in(name, loaded)]
     layers = [name for name in candidates if any(_matches(name, target) for target in wanted)]
+    if not wanted:
+        known = sorted({name.rpartition(".")[2] for name in linear})
+        raise UserError(
+            f"method.targets=attention: neither model.targets nor PEFT says which layers that are in "
+            f"{type(loaded.model).__name__}; write method.targets=all-linear or a list out of [{', '.join(known)}]"
+        )
     if missing := [target for target in wanted if not any(_matches(name, target) for name in layers)]:
         known = sorted({name.rpartition(".")[2] for name in linear})
         # "attention" is the model's to say: its YAML was written for another network then.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -128,6 +129,11 @@ class Pretrained(Model):
 def _explain(model: Pretrained, error: Exception) -> str:
     """One sentence for whatever transformers, safetensors or the hub raised."""
     text = " ".join(str(error).split())
+    if "Unrecognized configuration class" in text and (wanted := re.search(r"AutoModel\w+", text)):
+        return (
+            f"model={model.name}: transformers has no {wanted.group()} for this architecture, so it is not for this "
+            "data set's task; choose another model or data set"
+        )
     if "attention implementation" in text:
         return f"model={model.name}: trainer.attention=sdpa is not for this network; write trainer.attention=auto"
     if model.path is not None:
@@ -154,19 +160,10 @@ def task_fields(config: PretrainedConfig, task: Task) -> None:
 
 
 def adapted_modules(targets: tuple[str, ...] | None, config: PretrainedConfig) -> tuple[str, ...]:
-    """The modules that ``targets=attention`` means for this architecture.
-
-    Raises:
-        UserError: neither the model's YAML nor PEFT names any.
-    """
+    """The modules that ``targets=attention`` means for this architecture; none where nobody knows."""
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-    if targets is None and config.model_type not in KNOWN:
-        raise UserError(
-            f"no default targets are known for the architecture {config.model_type!r}: "
-            "write model.targets=[name,...] with the names of the linear layers to adapt"
-        )
-    return tuple(KNOWN[config.model_type] if targets is None else targets)
+    return tuple(KNOWN.get(config.model_type, ()) if targets is None else targets)
 
 
 def weights_hash(folder: Path) -> str:

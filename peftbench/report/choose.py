@@ -11,12 +11,13 @@ import argparse
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from peftbench.cli.paths import CONF
 from peftbench.console import print_anything
 from peftbench.errors import UserError
 from peftbench.record import Record, read_sweep
@@ -106,6 +107,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"peftbench: {error}", file=sys.stderr)
         return 2
     print(f"{found[0].metric} of the selected checkpoint, by trainer.lr:\n\n{table(found)}")
+    if len(tries := {len(choice.tries) for choice in found}) > 1:
+        print(f"\nNot the same number of tries: from {min(tries)} to {max(tries)}, which favours those with more.")
     if options.write:
         print(f"\nWritten: {options.write}. From the folder above it, run: peftbench -cn {options.write.stem}")
     return 0
@@ -137,16 +140,11 @@ def write(found: Sequence[Choice], path: Path, seeds: str) -> None:
         raise UserError(f"--write {path}: peftbench -cn finds sweeps/NAME.yaml, so write --write sweeps/final.yaml")
     if not re.fullmatch(r"\d+(,\d+)*", seeds):
         raise UserError(f"--seeds {seeds}: write numbers with commas between them, such as --seeds 0,1,2")
-    axes, config = found[0].example.axes, found[0].example.config
-    common = {"dataset": _carried(config["dataset"], SIZES), "trainer": _carried(config["trainer"], ("lr",))}
+    common = _common(found[0])
     for choice in found:
-        other = choice.example
-        if (other.axes["dataset"], other.axes["model"]) != (axes["dataset"], axes["model"]) or common != {
-            "dataset": _carried(other.config["dataset"], SIZES),
-            "trainer": _carried(other.config["trainer"], ("lr",)),
-        }:
+        if _common(choice) != common:
             raise UserError(f"{choice.setting} was searched with another recipe than {found[0].setting}: choose apart")
-    groups = [{f"override {name}": axes[name]} for name in ("dataset", "model")]
+    groups = [{f"override {name}": _option(name, found[0].example.config[name])} for name in ("dataset", "model")]
     sweep = {
         "defaults": ["config", *groups, "_self_"],
         "sweep": path.stem,
@@ -157,14 +155,47 @@ def write(found: Sequence[Choice], path: Path, seeds: str) -> None:
     write_atomically(path, head + yaml.safe_dump(sweep, sort_keys=False, width=120))
 
 
+def _common(choice: Choice) -> dict[str, Any]:
+    """What all settings of one search have alike: data, model and recipe."""
+    config = choice.example.config
+    parts = {"dataset": _chosen("dataset", config, SIZES), "model": _chosen("model", config, ())}
+    return {**parts, "trainer": _carried(config["trainer"], ("lr",))}
+
+
+def _chosen(group: str, config: Mapping[str, Any], without: Sequence[str]) -> dict[str, Any]:
+    """All options of a part but those ``without``, and its name where the option that it is of gives it another."""
+    part = config[group]
+    own = _written(group, _option(group, part)).get("name") == part["name"]
+    return ({} if own else {"name": part["name"]}) | _carried(part, without)
+
+
+def _option(group: str, part: Mapping[str, Any]) -> str:
+    """The option of a group that a part of a configuration was composed from; its name may be the user's own."""
+    fits = {
+        path.stem: _written(group, path.stem)
+        for path in sorted((CONF / group).glob("*.yaml"))
+        if _written(group, path.stem).get("_target_") == part.get("_target_")
+    }
+    named = [stem for stem, written in fits.items() if written.get("name") == part["name"]]
+    unnamed = [stem for stem, written in fits.items() if written.get("name") is None]
+    return [*named, *unnamed, *fits, str(part["name"])][0]
+
+
+def _written(group: str, option: str) -> dict[str, Any]:
+    import yaml
+
+    path = CONF / group / f"{option}.yaml"
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+
+
 def _carried(part: dict[str, Any], without: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in part.items() if name not in ("_target_", "name", *without)}
 
 
 def _grid(choice: Choice, seeds: str) -> dict[str, Any]:
     """One setting, all its options written out, as a grid over seeds."""
-    axes, config = choice.example.axes, choice.example.config
-    grid: dict[str, Any] = {name: axes[name] for name in ("method", "sparsity")}
+    config = choice.example.config
+    grid: dict[str, Any] = {name: _option(name, config[name]) for name in ("method", "sparsity")}
     for part in ("method", "rank", "sparsity"):
         # What is null is so by default, but for the rank: there, null says which of two rules holds.
         options = _carried(config.get(part) or {}, ())

@@ -73,7 +73,8 @@ def main(job: Job, connection: Connection, claim: Any) -> None:
     handle = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    # New ones: where the engine's output was closed from the beginning there are none.
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, "utf-8", "replace", closefd=False) for number in (1, 2))
     job.slot.occupy()
     try:
         progress: OnProgress = _Throttled(connection)
@@ -83,6 +84,9 @@ def main(job: Job, connection: Connection, claim: Any) -> None:
         raise
     sys.stdout.flush()
     sys.stderr.flush()
+
+
+NO_BF16 = "; a network that cannot compute in bf16 can in trainer.precision=fp32"
 
 
 def lead_own_group() -> None:
@@ -130,7 +134,8 @@ def classify(error: BaseException) -> tuple[Status, str, str | None]:
     if isinstance(error, UserError):
         return "failed", reason, None
     kind: Status = "oom" if _is_out_of_memory(error) else "failed"
-    return kind, f"{type(error).__name__}: {reason}"[:500], traceback_of(error)
+    hint = NO_BF16 if "BFloat16" in reason else ""
+    return kind, f"{type(error).__name__}: {reason}"[:500] + hint, traceback_of(error)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

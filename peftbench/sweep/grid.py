@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from peftbench.cli.overrides import command, rewrite
-from peftbench.config import RunConfig
+from peftbench.config import UNHASHED, RunConfig
 from peftbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,14 +80,19 @@ def grid_points(
     points: dict[str, Point] = {}
     composer = Composer(loader, master)
     grids = [params] if params is None or isinstance(params, Mapping) else params
-    written = [expand(parse(loader, grid, arguments), zipped) for grid in grids]
+    parsed = [parse(loader, grid, arguments) for grid in grids]
+    _refuse_axes_without_effect(itertools.chain.from_iterable(parsed))
+    written = [expand(overrides, zipped) for overrides in parsed]
     for overrides in itertools.chain.from_iterable(written):
         config = composer(overrides)
         try:
-            point = Point(load(config), command(master.hydra.job.config_name, overrides))
+            point = Point(load(config), command(master.hydra, overrides))
         except UserError as error:
             raise UserError(f"{error}\n  at the point {' '.join(overrides)}") from None
         points.setdefault(point.run.run_id, point)
+    if len(folders := {point.folder.parent for point in points.values()}) > 1:
+        named = ", ".join(sorted(map(str, folders))[:2])
+        raise UserError(f"the points of one sweep go into one folder, not into {len(folders)} ({named}, ...)")
     return list(points.values())
 
 
@@ -145,6 +150,14 @@ def _zip(axes: dict[str, list[tuple[str, ...]]], names: Sequence[str]) -> None:
     first, *others = names
     together = zip(axes[first], *(axes.pop(name) for name in others), strict=True)
     axes[first] = [tuple(itertools.chain.from_iterable(values)) for values in together]
+
+
+def _refuse_axes_without_effect(overrides: Iterable[Override]) -> None:
+    """What is not part of a run's identity cannot be an axis: of all its values one point would be made."""
+    for override in overrides:
+        key = override.get_key_element().lstrip("+")
+        if override.is_sweep_override() and key.partition(".")[0] in UNHASHED:
+            raise UserError(f"{override.input_line}: {key} makes no other point, so give it one value")
 
 
 def _refuse_ignored(point: Point) -> None:

@@ -50,7 +50,9 @@ class Plan:
     def describe(self) -> str:
         """One line: how many points, and what is to be done with them."""
         parts = [f"{len(self.points)} point{'s' * (len(self.points) != 1)}", f"{len(self.todo)} to run"]
-        parts += [f"{len(self.done)} done already"] if self.done else []
+        left = sum(record.status not in FINE for record in self.done.values())
+        parts += [f"{len(self.done) - left} done already"] if len(self.done) > left else []
+        parts += [f"{left} failed before and left alone"] if left else []
         parts += [f"{len(self.impossible)} skipped"] if self.impossible else []
         return f"sweep {self.points[0].run.sweep}: {', '.join(parts)} -> {self.points[0].folder.parent}"
 
@@ -71,9 +73,7 @@ class Plan:
         """
         for point in self.points:
             run_id = point.run.run_id
-            state = "done" if run_id in self.done else "skip" if run_id in self.impossible else "run "
-            state = "sent" if state == "run " and Ticket.read(point) is not None else state
-            yield f"{state}  {run_id}  {self.impossible.get(run_id, ' '.join(point.overrides))}"
+            yield f"{self._state(point)}  {run_id}  {self.impossible.get(run_id, ' '.join(point.overrides))}"
         if self.todo:
             runs = [point.run for point in self.points]
             here = len(slots_for(runs)) if cluster is None else cluster.at_a_time(runs)
@@ -83,6 +83,15 @@ class Plan:
                 "one after another" if jobs == 1 else f"{jobs} at a time" if here else "all at a time, once they start"
             )
             yield f"about {clock(seconds)}, {how}" if seconds else "no run has finished yet: no estimate of the time"
+
+    def _state(self, point: Point) -> str:
+        """What is to become of a point, in four letters."""
+        run_id = point.run.run_id
+        if (held := self.done.get(run_id)) is not None:
+            return "done" if held.status in FINE else "left"
+        if run_id in self.impossible:
+            return "skip"
+        return "run " if Ticket.read(point) is None else "sent"
 
     def estimate(self, jobs: int) -> float | None:
         """Seconds that what is to be run will take, by the runs that finished; None if none has.

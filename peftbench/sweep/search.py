@@ -6,6 +6,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from hydra.errors import HydraException
@@ -21,9 +22,10 @@ from peftbench.sweep.compose import Composer
 from peftbench.sweep.grid import Point, load, parse
 from peftbench.sweep.outcome import writing
 from peftbench.sweep.plan import Plan
+from peftbench.sweep.progress import clock
 from peftbench.sweep.search_options import SearchOptions
 from peftbench.sweep.search_space import Space
-from peftbench.sweep.search_study import counted, opened, pruner, sampler
+from peftbench.sweep.search_study import counted, opened, pruner, sampler, seen
 from peftbench.sweep.slurm.options import Cluster
 from peftbench.sweep.sources import changed
 from peftbench.sweep.where import Where
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from omegaconf import DictConfig
     from optuna import Study
-    from optuna.trial import Trial
+    from optuna.trial import FrozenTrial, Trial
 
 Compose = Callable[[Sequence[str]], Point]
 
@@ -61,7 +63,7 @@ def carry_out(
     composer = Composer(loader, master)
 
     def compose(overrides: Sequence[str]) -> Point:
-        return _compose(composer, master.hydra.job.config_name, overrides)
+        return _compose(composer, master.hydra, overrides)
 
     points = [compose(overrides) for overrides in space.probes()]
     first = points[0]
@@ -77,7 +79,9 @@ def carry_out(
     lines += [f"  with {constraint}" for constraint in settings.constraints]
     lines += [] if settings.pruner == "none" else [f"  pruned by {settings.pruner}"]
     print("\n".join(lines), flush=True)
-    if not first.run.engine.dry_run:
+    if first.run.engine.dry_run:
+        print(_preview(settings, space, points))
+    else:
         if isinstance(launcher, Cluster):
             launcher.check_here()
         _search(settings, space, compose, points, launcher)
@@ -94,7 +98,7 @@ def _search(
     with writing(folder), opened(settings, folder, run.sweep, _identity(settings, space, points)) as study:
         done = counted(study)
         todo = max(0, settings.n_trials - len(done))
-        print(f"{len(done)} trials done already, {todo} to run", flush=True)
+        print(_standing(done, todo), flush=True)
         starts = [(run, trial.datetime_start.astimezone()) for trial in done if trial.datetime_start]
         for line in changed(starts, "write sweep=NAME for a new search"):
             print(line, flush=True)
@@ -110,13 +114,30 @@ def _search(
             sys.exit(code)
 
 
-def _compose(composer: Composer, name: str | None, overrides: Sequence[str]) -> Point:
+def _preview(settings: SearchOptions, space: Space, points: Sequence[Point]) -> str:
+    """What a dry run says: how far the search has come, and how long the rest takes."""
+    run, folder = points[0].run, points[0].folder.parent
+    study = seen(settings, folder, run.sweep, _identity(settings, space, points))
+    done = counted(study) if study is not None else []
+    todo = max(0, settings.n_trials - len(done))
+    took = [trial.duration.total_seconds() for trial in done if trial.duration and trial.user_attrs["status"] == "ok"]
+    rest = f"\nabout {clock(mean(took) * todo)} one after another" if took and todo else ""
+    return _standing(done, todo) + rest
+
+
+def _standing(done: Sequence[FrozenTrial], todo: int) -> str:
+    failed = sum(trial.user_attrs.get("status") not in FINE for trial in done)
+    again = f" ({failed} of them failed, and a search tries none again: raise n_trials)" if failed else ""
+    return f"{len(done)} trials done already{again}, {todo} to run"
+
+
+def _compose(composer: Composer, hydra: DictConfig, overrides: Sequence[str]) -> Point:
     try:
         run = load(composer(overrides))
     except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{explain(error)}\n  at the point {' '.join(overrides)}") from error
     # Where the sweep file asks for a search, one of its points is a single run.
-    return Point(run, command_of(name, ("hydra.mode=RUN", *overrides)))
+    return Point(run, command_of(hydra, ("hydra.mode=RUN", *overrides)))
 
 
 def _refuse_rerun(point: Point) -> None:
@@ -188,6 +209,7 @@ class Search:
             return
         run_id = point.run.run_id
         if self.settings.where is not None and not Where(self.settings.where).meets(point.run):
+            self.runner.progress.say(f"trial {trial.number} is left out by hydra.sweeper.where: {run_id}")
             self._tell(trial, None, "skipped", f"hydra.sweeper.where: {self.settings.where}")
         elif run_id in self._points:
             self._points[run_id][1].append(trial)

@@ -118,7 +118,8 @@ class SearchOptions(Section):
     @field_validator("constraints", mode="before")
     @classmethod
     def _read_constraints(cls, value: Any) -> Any:
-        return [Constraint.read(item) if isinstance(item, str) else item for item in value or []]
+        items = [value] if isinstance(value, str) else value or []
+        return [Constraint.read(item) if isinstance(item, str) else item for item in items]
 
     @model_validator(mode="after")
     def _each_objective_once(self) -> SearchOptions:

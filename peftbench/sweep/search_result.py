@@ -15,6 +15,7 @@ from rich.table import Table
 
 from peftbench.record import read, write_atomically
 from peftbench.report import SEARCH
+from peftbench.report.figures import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from peftbench.sweep.search_options import SearchOptions
 
 BEST = "best.yaml"
+WIDEST = 1000
+"""Columns of a terminal that no table needs."""
 HYDRA_DEFAULTS = [
     {"override hydra/sweeper": "peftbench"},
     {"override hydra/job_logging": "none"},
@@ -42,6 +45,8 @@ def write(study: Study, settings: SearchOptions, folder: Path) -> None:
     found = best_trials(study)
     single = settings.objectives[0].metric if len(settings.objectives) == 1 and found else None
     again = None if single is None else write_best(found[0], single, folder)
+    if again is None:
+        (folder / BEST).unlink(missing_ok=True)  # of a best that is none any more
     about = {
         "objectives": [objective.model_dump() for objective in settings.objectives],
         "constraints": [str(constraint) for constraint in settings.constraints],
@@ -77,12 +82,16 @@ def conclude(study: Study, settings: SearchOptions, folder: Path) -> None:
     for metric, shares in importances(study, settings).items():
         print(f"\nimportance for {metric}: {', '.join(f'{name} {share:.0%}' for name, share in shares.items())}")
     if len(settings.objectives) > 1:
-        Console(highlight=False, soft_wrap=True).print(pareto_table(found, settings))
+        # As wide as it must be: cells that are cut short are of no use in a terminal or a file.
+        table = pareto_table(found, settings)
+        Console(highlight=False, width=max(Console().width, Console(width=WIDEST).measure(table).maximum)).print(table)
         return
     trial, metric = found[0], settings.objectives[0].metric
     print(f"\nbest     {trial.user_attrs['run_id']}: {metric} {trial.values[0]:.6g} (trial {trial.number})")
     if (folder / BEST).exists():
         print(f"config   {folder / BEST}\nagain    {command_of(folder)}")
+    else:
+        print("config   none: the record of that run is gone")
 
 
 def importances(study: Study, settings: SearchOptions) -> dict[str, dict[str, float]]:
@@ -139,11 +148,12 @@ def pareto_table(trials: list[FrozenTrial], settings: SearchOptions) -> Table:
     """The Pareto set, one row a run: objectives, sampled parameters, run id."""
     names = [objective.metric for objective in settings.objectives]
     table = Table(title=f"Pareto set: no other trial is better in {' and '.join(names)}", title_justify="left")
-    for name in ["trial", *names, *trials[0].params]:
-        table.add_column(name, justify="right")
-    table.add_column("run", no_wrap=True)
+    for name in ["trial", *names, *trials[0].params, "run"]:
+        table.add_column(name, justify="right", no_wrap=True)
     for trial in trials:
-        figures = [*trial.values, *trial.params.values()]
+        values = zip(names, trial.values, strict=True)
+        measured = [f"{number(value / 1e6)} MB" if name.endswith("_bytes") else value for name, value in values]
+        figures = [*measured, *trial.params.values()]
         shown = [f"{value:.6g}" if isinstance(value, float) else str(value) for value in figures]
         table.add_row(str(trial.number), *shown, str(trial.user_attrs["run_id"]))
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -80,8 +81,9 @@ class Number(Dimension):
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def probes(self) -> tuple[str, ...]:
-        """Both ends."""
-        return tuple(dict.fromkeys((self.write(self.low), self.write(self.high))))
+        """Both ends, and what lies between them: an option that takes whole numbers only refuses that."""
+        between = [] if self.integer or self.step is not None else [self.low + (self.high - self.low) * math.sqrt(0.1)]
+        return tuple(dict.fromkeys(map(self.write, (self.low, self.high, *between))))
 
     def write(self, value: Any) -> str:
         """Twelve digits, so that the rounding error of a step is not part of the configuration."""
@@ -162,7 +164,8 @@ def _refuse_tags(override: Override) -> None:
     sweep: Any = override.value()
     if getattr(sweep, "shuffle", False):
         raise UserError(f"{override.input_line}: a search has no order to shuffle: leave shuffle out")
-    if unknown := sweep.tags - ({"log"} if override.is_interval_sweep() else set()):
+    tags: set[str] = getattr(sweep, "tags", set())
+    if unknown := tags - ({"log"} if override.is_interval_sweep() else set()):
         what = "the only tag is log" if override.is_interval_sweep() else "only an interval takes a tag"
         raise UserError(f"{override.input_line}: {', '.join(sorted(unknown))} is no tag that can be used here; {what}")
 

@@ -41,9 +41,32 @@ def opened(options: SearchOptions, folder: Path, name: str, identity: Mapping[st
     folder.mkdir(parents=True, exist_ok=True)
     with _exclusive(folder), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = _bind(_storage(options, folder), options, name, dict(identity))
-        requeue_stale(study)
+        _repair(folder / JOURNAL)
+        with _readable(folder):
+            study = _bind(_storage(options, folder), options, name, dict(identity))
+            requeue_stale(study)
         yield study
+
+
+def seen(options: SearchOptions, folder: Path, name: str, identity: Mapping[str, Any]) -> Study | None:
+    """The study as it is, for a look at it: nothing is made or mended. None where there is none yet.
+
+    Raises:
+        UserError: the storage cannot be opened, or its trials were made by another search.
+    """
+    import optuna
+
+    if options.storage is None and not (folder / JOURNAL).exists():
+        return None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with _readable(folder), warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            study = optuna.load_study(study_name=name, storage=_storage(options, folder))
+        except KeyError:
+            return None
+    _refuse_other(study, identity)
+    return study
 
 
 def counted(study: Study) -> list[FrozenTrial]:
@@ -138,6 +161,18 @@ def _exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Say which file is wrong where Optuna finds a line that is none of its own."""
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        path = folder / JOURNAL
+        raise UserError(
+            f"{path} is damaged ({error}): take the wrong lines out, or remove it to search anew"
+        ) from error
+
+
 def _storage(options: SearchOptions, folder: Path) -> BaseStorage:
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
@@ -145,7 +180,6 @@ def _storage(options: SearchOptions, folder: Path) -> BaseStorage:
     if options.storage is None:
         # Absolute: Optuna waits for ever for a dangling link, and its lock is a link to this path.
         path = (folder / JOURNAL).absolute()
-        _repair(path)
         return JournalStorage(JournalFileBackend(str(path)))
     try:
         return RDBStorage(options.storage)
@@ -173,17 +207,26 @@ def _bind(storage: BaseStorage, options: SearchOptions, name: str, identity: dic
 
     directions = [objective.direction for objective in options.objectives]
     study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
-    held = study.user_attrs.get(IDENTITY)
-    if held == json.loads(json.dumps(identity)):
+    _refuse_other(study, identity)
+    if study.user_attrs.get(IDENTITY) == _plain(identity):
         return study
-    if counted(study):
-        before = held or {}
-        changed = [key for key in {**identity, **before} if before.get(key) != identity.get(key)]
-        raise UserError(
-            f"the study {name} has {len(counted(study))} trials of another search ({', '.join(changed)} differ): "
-            "write sweep=NAME for a new one"
-        )
     optuna.delete_study(study_name=name, storage=storage)
     study = optuna.create_study(storage=storage, study_name=name, directions=directions)
     study.set_user_attr(IDENTITY, identity)
     return study
+
+
+def _refuse_other(study: Study, identity: Mapping[str, Any]) -> None:
+    before, now = study.user_attrs.get(IDENTITY) or {}, _plain(identity)
+    if before != now and (trials := counted(study)):
+        changed = " and ".join(key for key in {**now, **before} if before.get(key) != now.get(key))
+        raise UserError(
+            f"the study {study.study_name} has {len(trials)} trials of a search with another {changed}: "
+            "write sweep=NAME for a new one"
+        )
+
+
+def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(identity)))
+    return plain

@@ -2,7 +2,8 @@
 
 Of each run that has ended, the W&B folder of its last try: written offline, or online and cut short. Safe to repeat:
 ids are the runs' own, a history row is its step, and what W&B has been seen to hold is marked and left alone.
-Exit status: 0 all is delivered (or there was nothing to do), 1 something could not be, 2 no key is configured.
+Exit status: 0 all is delivered (or there was nothing to do), 1 something could not be, 2 no key is configured or
+there is no such sweep.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ from peftbench.tracking.wandb import UNSYNCED
 def main(arguments: Sequence[str] | None = None) -> int:
     """Find, announce and deliver; the exit status."""
     options = _parser().parse_args(arguments)
-    runs = tracked(Path(options.output_dir), options.sweeps)
+    folder = Path(options.output_dir)
+    sweeps = [Path(sweep).name for sweep in options.sweeps]
+    if lacking := [str(path) for path in (folder, *(folder / name for name in sweeps)) if not path.is_dir()]:
+        print(f"there is no folder {lacking[0]}: name sweeps of {folder}, or write --output-dir DIR", file=sys.stderr)
+        return 2
+    runs = tracked(folder, sweeps)
     if not options.force:
         runs = [run for run in runs if is_pending(run)]
     if not runs:

@@ -65,7 +65,7 @@ class Loop:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole training."""
+        """Optimizer steps of the whole training: the epochs', or ``max_steps`` where that is less."""
         per_epoch = self.task.steps_per_epoch(self.train, self.recipe.batch_size)
         steps = max(1, math.ceil(self.recipe.epochs * per_epoch))
         return min(steps, self.recipe.max_steps or steps)

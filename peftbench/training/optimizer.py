@@ -44,5 +44,6 @@ def build_schedule(
     from transformers import get_scheduler
 
     name = "constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule
-    warmup = math.ceil(recipe.warmup_ratio * total_steps)
+    # The first step of a warm-up has a rate of 0: of one step alone nothing would be learned.
+    warmup = min(math.ceil(recipe.warmup_ratio * total_steps), total_steps - 1)
     return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=total_steps)

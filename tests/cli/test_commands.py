@@ -37,6 +37,14 @@ def peftbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["dataset.path=~/données (1).csv"], "no such file or folder"),
         (["rank=4,x"], "rank"),
         (["rank=eight"], "fixed_alpha, or a number: rank=8"),
+        (["lr=1e-3"], "did you mean trainer.lr?"),
+        (["hydra.run.dir=elsewhere"], "write output_dir=DIR or sweep=NAME"),
+        (["hydra.sweeper.where='rank>8'"], "this is one run: add -m"),
+        (["-m", "tracker=none,wandb", "seed=0,1"], "tracker makes no other point"),
+        (["-m", "sweep=a,b", "seed=0,1"], "sweep makes no other point"),
+        (["-m", "sweep=${method.name}", "method=lora,hira"], "go into one folder, not into 2"),
+        (["-cn", "search", "rank=interval(4,64)"], "fractional part"),
+        (["-cn", "search", "method=glob(*,exclude=[peft,l*])", "rank=interval(4,x)"], "interval"),
     ],
 )
 def test_a_wrong_command_is_one_sentence_and_exit_code_2(arguments: list[str], said: str, tmp_path: Path) -> None:
@@ -74,8 +82,36 @@ def test_a_grid_is_thinned_out_and_zipped_on_the_command_line(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].endswith("(1 left out by where)")
-    found = [line.partition("method=")[2].removesuffix(" engine.dry_run=True") for line in lines[1:-1]]
+    found = [line.partition("method=")[2] for line in lines[1:-1]]
     assert found == ["lora rank.value=4 seed=0", "lora rank.value=4 seed=1", "hira rank.value=8 seed=0"]
+
+
+def test_another_sweeper_is_refused_before_a_run(tmp_path: Path) -> None:
+    done = peftbench("-m", "hydra/sweeper=basic", "model=tiny", "seed=0,1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "leave hydra/sweeper out" in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_command_that_is_listed_composes_the_point_again(tmp_path: Path) -> None:
+    """Also with a configuration of one's own, and without the word that only lists."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.yaml").write_text("defaults: [config, {override model: tiny}, _self_]\nseed: 7\n")
+    command = ["--config-dir", str(tmp_path / "own"), "-cn", "mine", "-m", "rank=4,8", "engine.dry_run=true"]
+    lines = peftbench(*command, cwd=tmp_path).stdout.splitlines()[1:-1]
+    assert len(lines) == 2
+    for line in lines:
+        _, run_id, *words = line.split()
+        assert not any(word.startswith("engine.dry_run") for word in words)
+        again = peftbench(*words, "engine.dry_run=true", cwd=tmp_path)
+        assert run_id in again.stdout, again.stderr
+
+
+def test_a_runs_own_configuration_is_not_taken_for_ours(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 7\n")
+    done = peftbench("--config-dir", str(tmp_path), "-cn", "config", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "copy the file under another name" in done.stderr
 
 
 def test_bad_data_fails_before_any_training(tmp_path: Path, sentences: Path) -> None:

@@ -52,7 +52,7 @@ def test_splits_with_labels_are_taken_as_published(tmp_path):
         ("test", 7),
     ]
     assert set(data.evaluation.labels) == {1}
-    assert not data.notes
+    assert data.notes == ("test: no item of 1 of 2 classes (no), so no figure says anything about them",)
 
 
 def test_a_column_of_labels_that_test_lacks_is_none(tmp_path):
@@ -125,8 +125,8 @@ def test_what_is_saved_is_not_own_text(tmp_path):
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ("tokens", r"column tokens holds \w+s such as .*a.* and no text; write dataset.text_column=NAME"),
-        ("messages", "column messages holds dicts such as .*role.* and no text"),
+        ("tokens", r"column tokens holds \w+ values such as .*a.* and no text; write dataset.text_column=NAME"),
+        ("messages", "column messages holds dict values such as .*role.* and no text"),
     ],
 )
 def test_lists_are_no_text(tmp_path, column, message):

@@ -108,6 +108,65 @@ def test_a_label_is_the_same_in_every_format(tmp_path):
     assert dataset(tmp_path).read().label_names == ("0", "1")
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_what_stands_in_a_csv_stays_as_it_stands(tmp_path, suffix):
+    """Numbers that are names, of classes and of texts: no zero is lost, and no two become one."""
+    names = ("007", "7", "1.1", "1.10", "True", "NA")
+    table = frame().assign(mood=[names[i % 6] for i in range(60)], review=[f"00{i}" for i in range(60)])
+    path = tmp_path / f"mine.{suffix}"
+    table.to_csv(path, sep="," if suffix == "csv" else "\t", index=False)
+    data = dataset(path).read()
+    assert set(data.label_names) == set(names)
+    assert set(data.train.texts) < set(table.review)
+
+
+def test_numbers_as_text_are_classes_in_their_order(tmp_path):
+    table = frame().assign(mood=[("10", "0.5", "2", "1.5")[i % 4] for i in range(60)])
+    assert dataset(write(table, tmp_path / "mine.csv")).read().label_names == ("0.5", "1.5", "2", "10")
+
+
+def test_text_that_parquet_holds_as_bytes_is_text(tmp_path):
+    table = frame().assign(review=[f"größe {i}".encode() for i in range(60)])
+    table["mood"] = [mood.encode() for mood in table.mood]
+    data = dataset(write(table, tmp_path / "mine.parquet")).read()
+    assert data.label_names == ("glad", "sad")
+    assert all(text.startswith("größe ") for text in data.train.texts)
+    table = table.assign(review=[b"\xff\xfe"] * 60)
+    with pytest.raises(UserError, match="holds bytes values such as"):
+        dataset(write(table, tmp_path / "mine.parquet")).read()
+
+
+def test_classes_that_no_item_is_evaluated_on_are_noted(tmp_path):
+    table = frame().assign(mood=["rare" if i < 3 else "glad" if i % 2 else "sad" for i in range(60)])
+    write(table, tmp_path / "train.csv")
+    write(frame(80)[60:].assign(mood="glad"), tmp_path / "test.csv")
+    assert any(
+        "no item of 2 of 3 classes (rare, sad), so no figure says anything about them" in note
+        for note in dataset(tmp_path).read().notes
+    )
+
+
+def test_a_test_split_without_labels_is_left_out(tmp_path):
+    write(frame(), tmp_path / "train.csv")
+    write(frame(80)[60:][["review"]], tmp_path / "test.csv")
+    data = dataset(tmp_path).read()
+    assert data.evaluation.name == "test (own split)"
+    assert "the public test split has no labels and is left out" in data.notes
+
+
+def test_a_train_split_that_is_all_in_test_is_said(tmp_path):
+    write(frame(), tmp_path / "train.csv")
+    write(frame(), tmp_path / "test.csv")
+    with pytest.raises(UserError, match="every text of train is also in the evaluation split"):
+        dataset(tmp_path).read()
+
+
+def test_unicode_text_of_a_spreadsheet_is_answered(tmp_path):
+    frame().to_csv(tmp_path / "mine.csv", index=False, encoding="utf-16")
+    with pytest.raises(UserError, match="iconv -f utf-16 -t utf-8"):
+        dataset(tmp_path / "mine.csv").read()
+
+
 def test_json_text_that_looks_like_a_date_stays_text(tmp_path):
     table = frame().assign(date=[f"2020-01-{i % 28 + 1:02d} {i}" for i in range(60)])
     data = dataset(write(table, tmp_path / "mine.jsonl"), text_column="date").read()
@@ -152,7 +211,10 @@ def test_language_modelling_needs_no_labels(tmp_path):
         ),
         (lambda t: t.assign(mood="sad"), "one class only .* check dataset.label_column"),
         (lambda t: t.assign(review=""), "has no text; write dataset.text_column"),
-        (lambda t: t.assign(mood=["", *t.mood[1:]]), "has no mood; give every row a label"),
+        (
+            lambda t: t.assign(mood=["", *t.mood[1:]]),
+            "1 items have no mood, the first of them in row 1",
+        ),
         (lambda t: t.assign(review="the same"), "nothing can be cut, .* more than once"),
     ],
 )

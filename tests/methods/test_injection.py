@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,3 +49,12 @@ def test_names_are_of_the_model_or_of_the_method() -> None:
 def test_a_name_that_is_no_layer_is_said_with_the_option_it_came_from(targets, message) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         find_sites(loaded("q_lin"), targets)
+
+
+def test_a_network_without_default_targets_is_adapted_by_name(tmp_path) -> None:
+    """Only ``attention`` needs to know what they are."""
+    nobody = replace(loaded("query"), targets=())
+    with pytest.raises(UserError, match=r"write method\.targets=all-linear or a list out of"):
+        find_sites(nobody, "attention")
+    assert find_sites(nobody, "all-linear") == find_sites(loaded("query"), "all-linear")
+    assert find_sites(nobody, ["query"]) == find_sites(loaded("query"), "attention")

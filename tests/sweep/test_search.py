@@ -146,10 +146,11 @@ def test_an_illegal_combination_is_a_failed_trial(start, runner, tmp_path, capsy
 
 def test_trials_of_another_search_are_not_mixed_in(start, runner, quick) -> None:
     start(*SPACE, n_trials=2)
-    with pytest.raises(UserError, match=r"dimensions, configuration.*write sweep=NAME"):
+    with pytest.raises(UserError, match=r"dimensions and configuration.*write sweep=NAME"):
         start("method=lora,hira", n_trials=4)
-    with pytest.raises(UserError, match=r"\(configuration differ"):
-        start(*SPACE, "trainer.epochs=2", n_trials=4)
+    for more in ((), ("engine.dry_run=true",)):
+        with pytest.raises(UserError, match=r"2 trials of a search with another configuration:"):
+            start(*SPACE, "trainer.epochs=2", *more, n_trials=4)
     with pytest.raises(UserError, match="objectives"):
         start(*SPACE, objectives=[ACCURACY, MEMORY], n_trials=4)
     assert start(*SPACE, n_trials=3, sampler="random", seed=5) == 0
@@ -175,7 +176,31 @@ def test_a_folder_that_cannot_be_written_is_said(start, runner, quick, tmp_path)
 def test_a_dry_run_leaves_nothing(start, runner, quick, tmp_path, capsys) -> None:
     assert start(*SPACE, "engine.dry_run=true") == 0
     assert not (tmp_path / "s").exists()
-    assert "trainer.lr: log float from 1e-05 to 0.01" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "trainer.lr: log float from 1e-05 to 0.01" in said
+    assert "0 trials done already, 6 to run" in said
+
+
+def test_a_dry_run_says_how_far_a_search_has_come(start, runner, quick, tmp_path, capsys) -> None:
+    runner.status = lambda run: "oom" if run.method.name == "hira" else "ok"
+    start(*SPACE, n_trials=4, sampler="random")
+    failed = sum(trial.user_attrs["status"] == "oom" for trial in counted(study_in(tmp_path)))
+    journal = (tmp_path / "s" / "study.journal").read_bytes()
+    capsys.readouterr()
+    start(*SPACE, "engine.dry_run=true", n_trials=6, sampler="random")
+    said = capsys.readouterr().out
+    assert 0 < failed < 4
+    assert f"4 trials done already ({failed} of them failed, and a search tries none again: raise n_trials)" in said
+    assert "2 to run\nabout " in said
+    assert (tmp_path / "s" / "study.journal").read_bytes() == journal
+
+
+def test_a_damaged_journal_is_named(start, runner, quick, tmp_path) -> None:
+    start(*SPACE, n_trials=1)
+    with (tmp_path / "s" / "study.journal").open("a") as file:
+        file.write("not json\n")
+    with pytest.raises(UserError, match=r"study\.journal is damaged"):
+        start(*SPACE, n_trials=2)
 
 
 def test_rerun_is_refused(start, runner, quick) -> None:
@@ -183,12 +208,12 @@ def test_rerun_is_refused(start, runner, quick) -> None:
         start(*SPACE, "engine.rerun=true")
 
 
-def test_points_that_the_condition_leaves_out_are_not_run(start, runner, quick, tmp_path) -> None:
+def test_points_that_the_condition_leaves_out_are_not_run(start, runner, quick, tmp_path, capsys) -> None:
     assert start("method=lora,hira", "rank=range(4,65,4)", n_trials=12, where="method == 'hira' and rank < 32") == 0
     assert all(r.axes["method"] == "hira" and r.axes["rank"] < 32 for r in read_sweep(tmp_path / "s"))
     states = [trial.state.name for trial in counted(study_in(tmp_path))]
     assert len(states) == 12
-    assert states.count("PRUNED") > 0
+    assert states.count("PRUNED") == capsys.readouterr().out.count("is left out by hydra.sweeper.where") > 0
 
 
 @pytest.mark.parametrize("name", ["search", "pareto_search"])

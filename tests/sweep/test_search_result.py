@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import subprocess
 import sys
 
@@ -57,6 +58,17 @@ def test_the_pareto_set_is_what_no_other_run_beats(start, runner, quick, tmp_pat
     assert not (tmp_path / "s" / "best.yaml").exists()
     shown = capsys.readouterr().out
     assert all(run_id in shown for run_id in found)
+    assert "…" not in shown.partition("Pareto set")[2]
+
+
+def test_a_best_run_whose_record_is_gone_is_said(start, runner, quick, tmp_path, capsys) -> None:
+    start(*SPACE, n_trials=4)
+    (best,) = best_trials(study_in(tmp_path))
+    assert (tmp_path / "s" / "best.yaml").exists()
+    shutil.rmtree(tmp_path / "s" / best.user_attrs["run_id"])
+    start(*SPACE, n_trials=4)
+    assert "the record of that run is gone" in capsys.readouterr().out
+    assert not (tmp_path / "s" / "best.yaml").exists()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from peftbench.methods.base import Attached
 from peftbench.tasks.base import Batch, Encoded, Evaluation
 from peftbench.training.hooks import Hook
 from peftbench.training.loop import Diverged, Loop
-from peftbench.training.optimizer import build_optimizer
+from peftbench.training.optimizer import build_optimizer, build_schedule
 
 ITEMS = 12
 
@@ -158,3 +158,17 @@ def test_penalties_are_in_the_gradient_and_not_in_the_reported_loss() -> None:
 def test_paged_optimizers_need_cuda() -> None:
     with pytest.raises(Skip, match=r"trainer\.optimizer=adamw"):
         build_optimizer(Attached(network()), recipe(optimizer="paged_adamw"), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("total", [1, 2, 30])
+def test_some_step_has_a_rate(total: int) -> None:
+    """A warm-up begins with a rate of 0, and must not be all there is."""
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0)
+    schedule = build_schedule(optimizer, recipe(warmup_ratio=0.06), total)
+    rates = []
+    for _ in range(total):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert max(rates) > 0.5

@@ -71,6 +71,9 @@ class PeftbenchSweeper(Sweeper):
             options = {"params": params, "where": self.where, **self.search}
             search.carry_out(loader, self.config, options, arguments, launcher)
         else:
-            points = grid_points(loader, self.config, params, arguments, [list(names) for names in self.zip or ()])
+            groups = list(self.zip or ())
+            # One group of axes may be written without the list around it.
+            zipped = [groups] if groups and all(isinstance(name, str) for name in groups) else map(list, groups)
+            points = grid_points(loader, self.config, params, arguments, list(zipped))
             kept = meeting(points, self.where)
             carry_out(kept, left_out=len(points) - len(kept), launcher=launcher)

@@ -1,0 +1,55 @@
+"""Words of the command line that Hydra takes and that would change nothing here: said, not ignored."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hydra.types import RunMode
+
+from peftbench.errors import UserError
+
+_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
+_OFF = ("false", "null")
+_NAMES, _DIRECTORIES = ("-cn", "--config-name"), ("-cd", "--config-dir")
+
+
+def refuse_without_effect(arguments: Sequence[str]) -> None:
+    """Look at the arguments before Hydra acts on them.
+
+    Raises:
+        UserError: Hydra's own output folders are asked for, or a configuration that ours stands before.
+    """
+    for argument in arguments:
+        key, _, value = argument.lstrip("+").partition("=")
+        if key in _FOLDERS and value.lower() not in _OFF:
+            raise UserError(f"{key} has no effect: a run is in OUTPUT_DIR/SWEEP, so write output_dir=DIR or sweep=NAME")
+    name, folder = _value(arguments, _NAMES), _value(arguments, _DIRECTORIES)
+    if name in ("config", "config.yaml") and folder and (file := Path(folder, "config.yaml")).exists():
+        raise UserError(
+            f"-cn config is peftbench's own and not {file}: the options of a run are repeated by the command on its "
+            f"page, or copy the file under another name (cp {file} {os.path.join(folder, 'again.yaml')}; -cn again)"
+        )
+
+
+def refuse_sweeper(mode: RunMode, overrides: Iterable[str]) -> None:
+    """Look at what Hydra has made of a command that our sweeper was not given.
+
+    Raises:
+        UserError: it is a grid of another sweeper, or a single run with options that only a sweeper has.
+    """
+    if mode == RunMode.MULTIRUN:
+        raise UserError("another sweeper runs points one by one, each as if it were alone: leave hydra/sweeper out")
+    for override in overrides:
+        if override.lstrip("+~").startswith(("hydra.sweeper", "hydra/sweeper")):
+            raise UserError(f"{override} is for grids and searches, and this is one run: add -m")
+
+
+def _value(arguments: Sequence[str], names: Sequence[str]) -> str | None:
+    """What follows a flag, or stands behind its ``=``."""
+    for index, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in names:
+            return value if equals else next(iter(arguments[index + 1 : index + 2]), None)
+    return None
