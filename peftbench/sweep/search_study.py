@@ -168,9 +168,7 @@ def _readable(folder: Path) -> Iterator[None]:
         yield
     except json.JSONDecodeError as error:
         path = folder / JOURNAL
-        raise UserError(
-            f"{path} is damaged ({error}): take the wrong lines out, or remove it to search anew"
-        ) from error
+        raise UserError(f"{path} is damaged ({error}): take the wrong lines out, or remove it") from error
 
 
 def _storage(options: SearchOptions, folder: Path) -> BaseStorage:

@@ -154,3 +154,29 @@ def test_settings_of_other_recipes_are_not_one_sweep(tiny_run, tmp_path: Path, c
     searched(tiny_run, tmp_path / "search", "method=hira", "trainer.batch_size=4", lr=0.001, value=0.7)
     assert main([str(tmp_path / "search"), "--write", str(tmp_path / "sweeps" / "x.yaml")]) == 2
     assert "another recipe" in capsys.readouterr().err
+
+
+def test_what_was_searched_is_what_the_sweep_runs(tiny_run, tmp_path: Path) -> None:
+    """Options of the model, and names that are the user's own and no option of a group."""
+    mine = ("model.layers=1", "model.name=shallow", "dataset.name=mine", "method=lora", "rank=4")
+    searched(tiny_run, tmp_path / "search", *mine, lr=0.003, value=0.9)
+    assert main([str(tmp_path / "search"), "--write", str(tmp_path / "sweeps" / "final.yaml"), "--seeds", "0"]) == 0
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def say(*words: str) -> str:
+        command = [sys.executable, "-m", "peftbench", "-cn", "final", *words]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert "run   lora-mine-shallow-r4-s0-" in say("engine.dry_run=true")
+    (record,) = read_sweep(tmp_path / "search")
+    composed = yaml.safe_load(say("--cfg", "job"))
+    assert composed["model"] == record.config["model"]
+    assert composed["dataset"]["_target_"] == record.config["dataset"]["_target_"]
+
+
+def test_uneven_tries_are_said(tmp_path: Path, capsys) -> None:
+    for method, rates in (("lora", (1e-4, 1e-3)), ("hira", (1e-3,))):
+        for rate in rates:
+            run(tmp_path, method, rate, 0, 0.7)
+    assert main([str(tmp_path)]) == 0
+    assert "Not the same number of tries: from 1 to 2" in capsys.readouterr().out

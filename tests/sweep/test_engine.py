@@ -55,7 +55,10 @@ def test_a_failed_run_keeps_its_traceback_and_the_sweep_goes_on(point, tmp_path)
     assert "query" in (failed.reason or ""), "the message names the layers that exist"
     assert (broken.folder / "config.yaml").is_file()
     assert Plan.of([broken]).todo, "failed points are tried again"
-    assert not Plan.of([point("method.targets=[no_such_layer]", "engine.retry_failed=false")]).todo
+    left = Plan.of([point("method.targets=[no_such_layer]", "engine.retry_failed=false"), good])
+    assert not left.todo
+    assert "1 done already, 1 failed before and left alone" in left.describe()
+    assert [line.split()[0] for line in left.lines()] == ["left", "done"]
 
 
 def test_fail_fast_stops_at_the_first_failure(point) -> None:

@@ -104,6 +104,17 @@ def test_sweeps_can_be_chosen(tmp_path: Path, uploads: list[str]):
     assert uploads == ["run-a", "run-c"]
 
 
+@pytest.mark.parametrize("arguments", [["nosuch"], ["a", "nosuch"], ["--output-dir", "nosuch"]])
+def test_a_name_that_nothing_has_is_no_delivery(tmp_path: Path, uploads: list[str], monkeypatch, capsys, arguments):
+    add_run(tmp_path / "outputs", "a", "run-a")
+    monkeypatch.chdir(tmp_path)
+    assert sync.main(arguments) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert not uploads
+    assert sync.main(["outputs/a/"]) == 0
+    assert uploads == ["run-a"]
+
+
 def test_what_fails_is_named_tried_again_next_time_and_the_others_arrive(
     tmp_path: Path, uploads: list[str], capsys: pytest.CaptureFixture[str]
 ):
