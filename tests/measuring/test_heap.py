@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -81,3 +82,30 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     heap.keep_freed_memory()
     heap.trim()
     assert heap.settings() == heap.from_environment()
+
+
+@pytest.mark.skipif(not heap.jemalloc(), reason="needs jemalloc (libjemalloc2)")
+def test_jemalloc_gives_back_when_trimmed_too() -> None:
+    found = run(**heap.jemalloc())
+    assert found["settings"] == heap.jemalloc()
+    assert found["after_trim"] > 0.5 * PAGES
+
+
+def test_jemalloc_is_asked_for_all_of_its_arenas(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, object]] = []
+
+    def known(name: str) -> Callable[..., int] | None:
+        return (lambda *arguments: asked.append((name, arguments[0])) or 0) if name == "mallctl" else None
+
+    monkeypatch.setattr(heap, "_libc", known)
+    heap.trim()
+    assert asked == [("mallctl", b"arena.4096.purge")]
+
+
+def test_variables_are_for_what_is_started_and_for_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    ask = [sys.executable, "-c", "import os; print(os.environ['MALLOC_ARENA_MAX'], os.environ['LD_DEBUG_OUTPUT'])"]
+    with heap.started_with({"MALLOC_ARENA_MAX": "1", "LD_DEBUG_OUTPUT": "x"}):
+        assert subprocess.run(ask, capture_output=True, text=True, check=True).stdout == "1 x\n"
+    assert os.environ["MALLOC_ARENA_MAX"] == "2"
+    assert "LD_DEBUG_OUTPUT" not in os.environ

@@ -1,4 +1,4 @@
-"""What it brings that freed memory is used again: LoRA's step with it, and with the C allocator's own way."""
+"""What the C allocator costs: LoRA's step with glibc's own way, with freed memory used again, and with jemalloc."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.bench import markdown
 from peftbench.bench.frame import Options
+from peftbench.measuring import heap
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -21,7 +22,12 @@ ON_DEVICE = False
 WARMUP = 3
 LEFT_ALONE = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=7"}
 """A default of glibc's: a run whose environment says something about the allocator tells it nothing."""
-WAYS: dict[str, dict[str, str]] = {"own": LEFT_ALONE, "again": {}}
+LABELS = {"own": "glibc's own way", "again": "used again", "jemalloc": "jemalloc"}
+
+
+def ways() -> dict[str, dict[str, str]]:
+    """The environment of each contender's process."""
+    return {"own": LEFT_ALONE, "again": {}} | ({"jemalloc": preload} if (preload := heap.jemalloc()) else {})
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -41,21 +47,25 @@ def _case(case: Case, options: Options) -> dict[str, Any]:
     workload = case.workload
     name = f"{workload.name}, {workload.batch_size} × {workload.length} tokens"
     options.say(f"allocator: {name}")
-    pages: dict[str, list[int]] = {way: [] for way in WAYS}
+    pages: dict[str, list[int]] = {}
     with ExitStack() as open_:
-        work = {way: open_.enter_context(_elsewhere(case, way, pages[way])) for way in WAYS}
+        work = {}
+        for way, variables in ways().items():
+            pages[way] = []
+            work[way] = open_.enter_context(_elsewhere(case, variables, pages[way]))
         turns = interleave(work, options.repetitions, workload.steps_per_turn, warmup=WARMUP)
     settled = {way: seen[WARMUP:] for way, seen in pages.items()}
     return {"name": name, "order": [list(turn) for turn in turns.order], "ms": turns.ms, "pages": settled}
 
 
 @contextmanager
-def _elsewhere(case: Case, way: str, pages: list[int]) -> Iterator[Work]:
+def _elsewhere(case: Case, variables: dict[str, str], pages: list[int]) -> Iterator[Work]:
     """One step in a process of its own, which says how many pages it was given; gone at the end."""
     context = get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, case, WAYS[way]), daemon=True)
-    process.start()
+    process = context.Process(target=_serve, args=(there, case), daemon=True)
+    with heap.started_with(variables):
+        process.start()
     there.close()
 
     def step() -> None:
@@ -69,12 +79,10 @@ def _elsewhere(case: Case, way: str, pages: list[int]) -> Iterator[Work]:
         process.join()
 
 
-def _serve(asked: Connection, case: Case, environment: dict[str, str]) -> None:
+def _serve(asked: Connection, case: Case) -> None:
     """Do a step whenever one is asked for, until nobody is there to ask."""
-    import os
     import resource
 
-    os.environ.update(environment)
     from peftbench.bench.contenders import enter
     from peftbench.context import prepare_process
 
@@ -93,20 +101,25 @@ def _serve(asked: Connection, case: Case, environment: dict[str, str]) -> None:
 def page(results: dict[str, Any]) -> str:
     """One table."""
     intro = (
-        "LoRA's step on q and v with rank 8, no padding. As runs do it, memory that is freed is used again "
-        "(`M_TRIM_THRESHOLD=-1`; `M_MMAP_THRESHOLD` of 32 MB); by itself glibc gives large blocks and the end of "
-        "its heap back to the system, which must find and clear new pages in the next step. Each has a process of "
-        f"its own; they take turns, {results['rounds']} round(s) after {results['warmup_steps']} warm-up steps. A "
-        "ratio is taken within each round; shown is the median over rounds, and from the smallest to the largest. "
-        "New pages are the kernel's count of page faults in a step, the median over all."
+        "LoRA's step on q and v with rank 8, no padding. glibc by itself gives large blocks and the end of its heap "
+        "back to the system, which must find and clear new pages in the next step; used again is what runs tell it "
+        "(`M_TRIM_THRESHOLD=-1`; `M_MMAP_THRESHOLD` of 32 MB); jemalloc takes its place where the machine has it. "
+        f"Each has a process of its own; they take turns, {results['rounds']} round(s) after "
+        f"{results['warmup_steps']} warm-up steps. A ratio is taken within each round; shown is the median over "
+        "rounds, and from the smallest to the largest. New pages are the kernel's count of page faults in a step, the "
+        "median over all."
     )
-    columns = ["", "glibc's own way, ms/step", "used again, ms/step", "Used again / own", "From–to"]
-    columns += ["New pages a step, own", "used again"]
-    return f"{intro}\n\n{markdown.table(columns, [_row(case) for case in results['cases']])}"
+    measured = [way for way in LABELS if all(way in case["ms"] for case in results["cases"])]
+    columns = ["", *(f"{LABELS[way]}, ms/step" for way in measured)]
+    for way in measured[1:]:
+        columns += [f"{LABELS[way]} / own", "From–to"]
+    columns += [f"New pages a step, {LABELS[way]}" for way in measured]
+    return f"{intro}\n\n{markdown.table(columns, [_row(case, measured) for case in results['cases']])}"
 
 
-def _row(case: dict[str, Any]) -> list[str]:
-    ratios = [again / own for again, own in zip(case["ms"]["again"], case["ms"]["own"], strict=True)]
-    times = (f"{median(case['ms'][way]):.1f}" for way in WAYS)
-    pages = (f"{median(case['pages'][way]):,.0f}" for way in WAYS)
-    return [case["name"], *times, markdown.ratio(ratios), markdown.spread(ratios), *pages]
+def _row(case: dict[str, Any], measured: list[str]) -> list[str]:
+    cells = [case["name"], *(f"{median(case['ms'][way]):.1f}" for way in measured)]
+    for way in measured[1:]:
+        ratios = [this / own for this, own in zip(case["ms"][way], case["ms"]["own"], strict=True)]
+        cells += [markdown.ratio(ratios), markdown.spread(ratios)]
+    return cells + [f"{median(case['pages'][way]):,.0f}" for way in measured]
