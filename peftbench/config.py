@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
@@ -62,7 +62,7 @@ class Trainer(Section):
     attention: Literal["auto", "eager", "sdpa"]
     optimizer: Literal["adamw", "paged_adamw", "paged_adamw_8bit"]
     weight_decay: float = Field(ge=0, lt=1)
-    betas: tuple[float, float]
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
     schedule: Literal["linear", "cosine", "constant"]
     warmup_ratio: float = Field(ge=0, lt=1)
     max_grad_norm: float = Field(gt=0)

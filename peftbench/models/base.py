@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from peftbench.component import Component
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ class Loaded:
 class Model(Component, ABC):
     """One base model. Most are only a YAML file in ``conf/model`` for `peftbench.models.pretrained.Pretrained`."""
 
-    targets: tuple[str, ...] | None = None
+    targets: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Modules that ``method.targets=attention`` adapts; None asks PEFT's own table by architecture."""
 
     @abstractmethod

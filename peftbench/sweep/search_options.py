@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from peftbench.config import Section
 from peftbench.errors import UserError
+from peftbench.glossary import misspelt
 from peftbench.record import Record
 from peftbench.sweep.search_space import Choice, Space
 
@@ -35,7 +36,7 @@ class Objective(Section):
                 f"{metric} is measured on the evaluation split, which is touched once and by which nothing may be "
                 f"selected: write {instead}"
             )
-        return metric
+        return _spelt(metric)
 
     def value(self, record: Record) -> float:
         """This figure of a finished run; ``validation/...`` is that of the checkpoint that was selected.
@@ -62,6 +63,7 @@ class Constraint(Section):
                 f"{text!r} is no bound: write 'memory/train_peak_bytes <= 2 GiB' or 'validation/accuracy >= 0.8'"
             )
         metric, relation, number, unit = found.groups()
+        _spelt(metric)
         if metric.startswith(EVALUATION):
             raise ValueError(f"{metric} is measured on the evaluation split, by which nothing may be selected")
         if unit and not metric.endswith("_bytes"):
@@ -79,6 +81,19 @@ class Constraint(Section):
 
     def __str__(self) -> str:
         return f"{self.metric} {'<=' if self.at_most else '>='} {self.bound:g}"
+
+
+def _spelt(metric: str) -> str:
+    """The name of a figure, unless it is that of another one misspelt: only a whole run would show it otherwise.
+
+    Raises:
+        ValueError: it is, or it can be no figure's name.
+    """
+    if (meant := misspelt(metric)) is not None:
+        raise ValueError(f"there is no figure {metric}: did you mean {meant}?")
+    if "/" not in metric:
+        raise ValueError(f"{metric} is no figure's name, which is like validation/accuracy or memory/train_peak_bytes")
+    return metric
 
 
 def figure(record: Record, metric: str, what: str) -> float:

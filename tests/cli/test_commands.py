@@ -38,6 +38,8 @@ def peftbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["rank=4,x"], "rank"),
         (["rank=eight"], "fixed_alpha, or a number: rank=8"),
         (["lr=1e-3"], "did you mean trainer.lr?"),
+        (["trainer.betas=[0.9,1.5]"], "trainer.betas.1"),
+        (["model.targets=[]"], "model.targets"),
         (["hydra.run.dir=elsewhere"], "write output_dir=DIR or sweep=NAME"),
         (["hydra.sweeper.where='rank>8'"], "this is one run: add -m"),
         (["-m", "tracker=none,wandb", "seed=0,1"], "tracker makes no other point"),
