@@ -70,8 +70,7 @@ def shared(record: Record) -> dict[str, str]:
 def circumstances(record: Record) -> dict[str, str]:
     """What was around a run: it moves speed and memory, and with other versions or code also the rest."""
     environment = record.environment
-    found = {name: environment.get(name) for name in ("threads", "git_commit", "git_dirty")}
-    found |= {"jobs": environment.get("jobs"), "memory/source": record.metrics.get("memory/source")}
+    found = {name: environment.get(name) for name in ("threads", "jobs", "git_commit", "git_dirty")}
     if (allocator := environment.get("allocator")) is not None:
         found["allocator"] = " ".join(f"{name}={value}" for name, value in allocator.items()) or "default"
     found |= {name: _part(environment, "versions").get(name) for name in ENGINES}
@@ -81,6 +80,11 @@ def circumstances(record: Record) -> dict[str, str]:
 def _part(config: dict[str, Any], name: str) -> dict[str, Any]:
     part = config.get(name)
     return part if isinstance(part, dict) else {}
+
+
+def _memory_source(record: Record) -> dict[str, str]:
+    source = record.metrics.get("memory/source")
+    return {} if source is None else {"memory/source": str(source)}
 
 
 def measured_on(record: Record) -> dict[str, Any]:
@@ -97,7 +101,7 @@ def unlike(records: Iterable[Record]) -> list[str]:
     and for each of `circumstances` that is not the same in all runs."""
     records = list(records)
     recipes = _holders(records, shared)
-    around = _holders(records, circumstances)
+    around = _holders(records, lambda record: circumstances(record) | _memory_source(record))
     differing = {name: values for name, values in around.items() if len(values) > 1}
     differing |= {
         name: values for name, values in recipes.items() if len({frozenset(holders) for holders in values.values()}) > 1
