@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -182,7 +183,7 @@ def _clean_labels(values: Sequence[Any], where: str, name: str) -> list[Any]:
         if pd.isna(value) or not text:
             lacking = sum(pd.isna(one) or not str(one).strip() for one in values)
             raise UserError(
-                f"{where}: {lacking:,} items have no {name}, the first of them in row {row:,} of those with text; "
+                f"{where}: {lacking:,} of {len(values):,} items have no {name}, the first of them in row {row:,}; "
                 "give every row a label, or leave the rows out"
             )
         whole = isinstance(value, int | float | np.number | np.bool_) and float(value).is_integer()
@@ -212,9 +213,11 @@ def _same_classes(read: dict[str, Split], values: list[Any]) -> None:
 def _label_order(label: Any) -> tuple[bool, float, str]:
     """Numbers by value, also those that are written as text (half stars), then all else by its letters."""
     try:
-        return False, float(label), ""
+        number = float(label)
     except ValueError:
-        return True, 0.0, label
+        number = math.nan
+    # Of equal numbers (1.1, 1.10) the order must be the same in every process.
+    return (False, number, str(label)) if math.isfinite(number) else (True, 0.0, str(label))
 
 
 def _name(label: Any, names: Sequence[str]) -> str:
