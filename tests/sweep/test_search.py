@@ -23,8 +23,8 @@ from peftbench.sweep.search_study import counted
 
 
 def test_an_objective_that_no_run_has_stops_the_search_and_can_be_corrected(start, runner, quick, tmp_path) -> None:
-    with pytest.raises(UserError, match=r"validation/acuracy.*it has .*validation/accuracy"):
-        start(*SPACE, objectives=[{"metric": "validation/acuracy", "direction": "maximize"}])
+    with pytest.raises(UserError, match=r"validation/bleu.*it has .*validation/accuracy"):
+        start(*SPACE, objectives=[{"metric": "validation/bleu", "direction": "maximize"}])
     assert len(runner.calls) == 1
     assert start(*SPACE) == 0
     assert len(counted(study_in(tmp_path))) == 6

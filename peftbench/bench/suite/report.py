@@ -132,7 +132,8 @@ def _record(index: int, method: str, rank: int, lr: float, seed: int, accuracy: 
         return record
     record.metrics = _metrics(method, rank, accuracy, index)
     record.history = [_report(step, accuracy) for step in (500, 1000, 1500, 2000)]
-    record.selection = {"rule": "best", "metric": "validation/accuracy", "step": 1500, "value": accuracy + lr}
+    chosen = {"rule": "best", "metric": "validation/accuracy", "step": 1500, "value": accuracy + lr}
+    record.selection = {**chosen, "steps": 2000}
     return record
 
 
