@@ -64,5 +64,5 @@ def _unbreakable(stream: TextIO | None, number: int) -> TextIO:
         stream.reconfigure(errors="replace")
         return stream
     stream.flush()
-    raw = open(number, "wb", closefd=False)  # noqa: SIM115
+    raw = open(number, "wb", closefd=False)  # noqa: SIM115  # for as long as the process prints
     return Unbreakable(raw, stream.encoding, "replace", line_buffering=stream.isatty())

@@ -6,7 +6,6 @@ import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from hydra.errors import HydraException
@@ -22,10 +21,10 @@ from peftbench.sweep.compose import Composer
 from peftbench.sweep.grid import Point, load, parse
 from peftbench.sweep.outcome import writing
 from peftbench.sweep.plan import Plan
-from peftbench.sweep.progress import clock
+from peftbench.sweep.search_ahead import preview, standing
 from peftbench.sweep.search_options import SearchOptions
 from peftbench.sweep.search_space import Space
-from peftbench.sweep.search_study import counted, opened, pruner, sampler, seen
+from peftbench.sweep.search_study import counted, opened, pruner, sampler
 from peftbench.sweep.slurm.options import Cluster
 from peftbench.sweep.sources import changed
 from peftbench.sweep.where import Where
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from omegaconf import DictConfig
     from optuna import Study
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.trial import Trial
 
 Compose = Callable[[Sequence[str]], Point]
 
@@ -80,7 +79,7 @@ def carry_out(
     lines += [] if settings.pruner == "none" else [f"  pruned by {settings.pruner}"]
     print("\n".join(lines), flush=True)
     if first.run.engine.dry_run:
-        print(_preview(settings, space, points))
+        print(preview(settings, first, _identity(settings, space, points)))
     else:
         if isinstance(launcher, Cluster):
             launcher.check_here()
@@ -98,7 +97,7 @@ def _search(
     with writing(folder), opened(settings, folder, run.sweep, _identity(settings, space, points)) as study:
         done = counted(study)
         todo = max(0, settings.n_trials - len(done))
-        print(_standing(done, todo), flush=True)
+        print(standing(done, todo), flush=True)
         starts = [(run, trial.datetime_start.astimezone()) for trial in done if trial.datetime_start]
         for line in changed(starts, "write sweep=NAME for a new search"):
             print(line, flush=True)
@@ -112,23 +111,6 @@ def _search(
             search_result.conclude(study, settings, folder)
         if code := _exit_code(study):
             sys.exit(code)
-
-
-def _preview(settings: SearchOptions, space: Space, points: Sequence[Point]) -> str:
-    """What a dry run says: how far the search has come, and how long the rest takes."""
-    run, folder = points[0].run, points[0].folder.parent
-    study = seen(settings, folder, run.sweep, _identity(settings, space, points))
-    done = counted(study) if study is not None else []
-    todo = max(0, settings.n_trials - len(done))
-    took = [trial.duration.total_seconds() for trial in done if trial.duration and trial.user_attrs["status"] == "ok"]
-    rest = f"\nabout {clock(mean(took) * todo)} one after another" if took and todo else ""
-    return _standing(done, todo) + rest
-
-
-def _standing(done: Sequence[FrozenTrial], todo: int) -> str:
-    failed = sum(trial.user_attrs.get("status") not in FINE for trial in done)
-    again = f" ({failed} of them failed, and a search tries none again: raise n_trials)" if failed else ""
-    return f"{len(done)} trials done already{again}, {todo} to run"
 
 
 def _compose(composer: Composer, hydra: DictConfig, overrides: Sequence[str]) -> Point:
