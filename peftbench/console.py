@@ -55,14 +55,17 @@ def _unbreakable(stream: TextIO | None, number: int) -> TextIO:
         return open(os.devnull, "w")
     if type(stream) is not io.TextIOWrapper:
         return stream
-    try:
-        descriptor = stream.fileno()
-    except OSError:  # nothing of the system's
-        stream.reconfigure(errors="replace")
-        return stream
-    if descriptor != number:
-        stream.reconfigure(errors="replace")
+    stream.reconfigure(errors="replace")
+    if not _is(stream, number):
         return stream
     stream.flush()
     raw = open(number, "wb", closefd=False)  # noqa: SIM115  # for as long as the process prints
     return Unbreakable(raw, stream.encoding, "replace", line_buffering=stream.isatty())
+
+
+def _is(stream: TextIO, number: int) -> bool:
+    """Whether it is the system's stream of this number, and not one that somebody has put in its place."""
+    try:
+        return stream.fileno() == number
+    except OSError:
+        return False

@@ -63,12 +63,10 @@ def _options(error: BaseException) -> list[str]:
         parent, key = getattr(cause, "parent_node", None), getattr(cause, "key", None)
         if isinstance(parent, DictConfig) and key is not None:
             names = [str(name) for name in parent if not str(name).startswith("_")]
-            near = difflib.get_close_matches(str(key), names, n=1)
-            hints = [f"did you mean {near[0]}?"] if near else []
             group = parent._get_full_key(None)
+            near = ([] if group else _of_a_part(str(key))) or difflib.get_close_matches(str(key), names, n=1)
+            hints = [f"did you mean {near[0]}?"] if near else []
             elsewhere = _configs_with(group, str(key))
-            if not group and (near := difflib.get_close_matches(str(key), _paths(), n=1) or _of_a_part(str(key))):
-                hints = [f"did you mean {near[0]}?"]
             hints += [f"{key} is an option of {', '.join(elsewhere)}"] if elsewhere else []
             return [*hints, f"there is: {', '.join(names) or 'no option'}"]
         cause = cause.__cause__ or cause.__context__
@@ -76,14 +74,9 @@ def _options(error: BaseException) -> list[str]:
 
 
 def _of_a_part(key: str) -> list[str]:
-    """The option of a part of the configuration that has this name: ``trainer.lr`` for ``lr``."""
-    return [path for path in _paths() if path.endswith(f".{key}")]
-
-
-def _paths() -> list[str]:
-    """``trainer.lr`` and the like, of the parts that are the same in every run."""
+    """The option of the recipe, which is the same part in every run, that has this name: ``trainer.lr`` for ``lr``."""
     text = (CONF / "trainer" / "default.yaml").read_text(encoding="utf-8")
-    return [f"trainer.{name}" for name in re.findall(r"^(\w+):", text, flags=re.M)]
+    return [f"trainer.{key}"] if key in re.findall(r"^(\w+):", text, flags=re.M) else []
 
 
 def _configs_with(group: str, key: str) -> list[str]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 JOURNAL = "study.journal"
 LOCK = "search.lock"
+SQLITE = "sqlite:///"
 IDENTITY = "search"
 STALE = "stale"
 
@@ -56,7 +57,7 @@ def seen(options: SearchOptions, folder: Path, name: str, identity: Mapping[str,
     """
     import optuna
 
-    if options.storage is None and not (folder / JOURNAL).exists():
+    if not _is_there(options, folder):
         return None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with _readable(folder), warnings.catch_warnings():
@@ -159,6 +160,13 @@ def _exclusive(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"another search is at work in {folder}: wait for it, or write sweep=NAME") from None
         yield
+
+
+def _is_there(options: SearchOptions, folder: Path) -> bool:
+    """Whether there is a file to look into: to open a database that is a file makes one."""
+    if options.storage is None:
+        return (folder / JOURNAL).exists()
+    return not options.storage.startswith(SQLITE) or Path(options.storage.removeprefix(SQLITE)).exists()
 
 
 @contextmanager

@@ -117,9 +117,13 @@ def test_pruners(start, runner, quick, monkeypatch, name: str, kind: str) -> Non
     assert type(pruner(options, 9)).__name__ == kind
 
 
-def test_a_database_holds_the_study_on_request(start, runner, quick, tmp_path) -> None:
+def test_a_database_holds_the_study_on_request(start, runner, quick, tmp_path, capsys) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
+    start(*SPACE, "engine.dry_run=true", storage=url, n_trials=2)
+    assert not (tmp_path / "studies.db").exists(), "a dry run leaves nothing"
     start(*SPACE, storage=url, n_trials=2)
+    start(*SPACE, "engine.dry_run=true", storage=url, n_trials=3)
+    assert "2 trials done already, 1 to run" in capsys.readouterr().out
     start(*SPACE, storage=url, n_trials=3)
     assert len(counted(optuna.load_study(study_name="s", storage=url))) == 3
     assert not (tmp_path / "s" / "study.journal").exists()
