@@ -11,8 +11,7 @@ from __future__ import annotations
 import ctypes.util
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 
 ELSEWHERE = ("GLIBC_TUNABLES", "LD_PRELOAD")
 """Variables that concern the allocator, or choose another, if their value names one (``libjemalloc.so``)."""
@@ -41,18 +40,6 @@ def jemalloc() -> dict[str, str]:
     """The variable that has a new process use jemalloc; empty where the machine has none."""
     name = ctypes.util.find_library("jemalloc") if sys.platform == "linux" else None
     return {} if name is None else {"LD_PRELOAD": name}
-
-
-@contextmanager
-def started_with(variables: Mapping[str, str]) -> Iterator[None]:
-    """Processes that are started inside have these variables too."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def from_environment() -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from statistics import median
@@ -64,7 +65,7 @@ def _elsewhere(case: Case, variables: dict[str, str], pages: list[int]) -> Itera
     context = get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there, case), daemon=True)
-    with heap.started_with(variables):
+    with started_with(variables):
         process.start()
     there.close()
 
@@ -77,6 +78,18 @@ def _elsewhere(case: Case, variables: dict[str, str], pages: list[int]) -> Itera
     finally:
         here.close()
         process.join()
+
+
+@contextmanager
+def started_with(variables: Mapping[str, str]) -> Iterator[None]:
+    """Processes that are started inside have these variables too."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _serve(asked: Connection, case: Case) -> None:
