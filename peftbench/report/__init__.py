@@ -39,12 +39,13 @@ def show(
     """Print the tables of a sweep folder to ``file`` (standard output), without colour codes if it is not a terminal.
 
     Args:
-        only: ids of the runs to show; None is all that the folder holds.
+        only: ids of runs: their settings alone are shown, and what these are compared with; None is all.
 
     Raises:
         UserError: there is no such folder, or no record in it.
     """
-    from peftbench.report import sweep, terminal, view
+    from peftbench.report import part, sweep, terminal, view
 
-    loaded = sweep.load(folder, only)
-    terminal.show(loaded, view.views(loaded, baseline), file)
+    loaded = sweep.load(folder)
+    shown = loaded if only is None else part.part(loaded, only, baseline)
+    terminal.show(shown, view.views(shown, baseline), file, others=loaded.size - shown.size)

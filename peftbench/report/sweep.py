@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -128,16 +128,20 @@ class Sweep:
         return self.folder.resolve().name
 
     @property
+    def size(self) -> int:
+        """Settings that have a finished run."""
+        return sum(len(one.settings) for one in self.sections)
+
+    @property
     def failures(self) -> list[Record]:
         """Records of runs that did not finish, in the order of their folders."""
         return [record for record in self.records if record.status != "ok"]
 
 
-def load(folder: Path, only: Collection[str] | None = None, *, workers: int = 1) -> Sweep:
+def load(folder: Path, *, workers: int = 1) -> Sweep:
     """Read a sweep folder.
 
     Args:
-        only: ids of the runs to read; None is all of them.
         workers: see `read_all`.
 
     Raises:
@@ -145,7 +149,7 @@ def load(folder: Path, only: Collection[str] | None = None, *, workers: int = 1)
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: give one sweep folder, such as outputs/NAME")
-    names = [name for name in run_folders(folder) if only is None or name in only]
+    names = run_folders(folder)
     with uncollected():
         found = read_all(folder, names, workers)
         held = _held(names, found)
@@ -154,7 +158,7 @@ def load(folder: Path, only: Collection[str] | None = None, *, workers: int = 1)
             raise UserError(f"no run has left a record in {folder} yet: there is nothing to report")
         sections = _sections(records)
     damaged = [name for name, record in zip(names, found, strict=True) if record is None]
-    unreadable = tuple(filter(partial(_begun, folder), damaged if only is None else []))
+    unreadable = tuple(filter(partial(_begun, folder), damaged))
     readable = (name for name, record in zip(names, found, strict=True) if record is not None)
     return Sweep(folder, records, sections, unreadable, tuple(name for name in readable if name not in held))
 
@@ -205,8 +209,13 @@ def _sections(records: Sequence[Record]) -> tuple[Section, ...]:
         settings = tuple(
             _setting([records[i] for i in group], len(group) + unfinished[decisive[group[0]]]) for group in groups
         )
-        sections.append(Section(key, settings, _extras(settings)))
+        sections.append(section(key, settings))
     return tuple(sections)
+
+
+def section(key: Key, settings: tuple[Setting, ...]) -> Section:
+    """A section of these settings, which knows how they are told apart."""
+    return Section(key, settings, _extras(settings))
 
 
 def _setting(runs: list[Record], planned: int) -> Setting:

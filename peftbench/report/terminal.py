@@ -28,8 +28,12 @@ NAMED = 8
 STYLES = {"better": "bold green", "worse": "red", "tie": "dim", "baseline": "dim"}
 
 
-def show(sweep: Sweep, shown: Sequence[View], file: TextIO | None = None) -> None:
-    """Print one table a section, then what did not finish and why, then where the page is."""
+def show(sweep: Sweep, shown: Sequence[View], file: TextIO | None = None, *, others: int = 0) -> None:
+    """Print one table a section, then what did not finish and why, then where the page is.
+
+    Args:
+        others: settings that the page has besides those of ``sweep``.
+    """
     console = _console(file or sys.stdout)
     for view in shown:
         _section(console, view)
@@ -42,7 +46,7 @@ def show(sweep: Sweep, shown: Sequence[View], file: TextIO | None = None) -> Non
         _say(console, f"! Not counted, for another folder holds the same run: {', '.join(sweep.copies)}", "yellow")
     page = sweep.folder / "report.html"
     if page.exists():
-        _say(console, f"Report: {page}")
+        _say(console, f"Report: {page}" + (f" ({others:,} other settings are there too)" if others else ""))
 
 
 def _console(file: TextIO) -> Console:
