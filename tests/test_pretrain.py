@@ -11,6 +11,7 @@ import pytest
 from support import write_sentences
 
 from peftbench import pretrain
+from peftbench.errors import UserError
 from peftbench.models.pretrained import weights_hash
 from peftbench.record import read_sweep
 from peftbench.report import sweep, view
@@ -91,6 +92,5 @@ def test_a_run_on_it_says_what_the_base_is(made, tiny_run, tmp_path) -> None:
 def test_errors_say_what_to_write(made, compose, reviews, capsys) -> None:
     assert pretrain.main(["--dataset-path", str(reviews), "--out", str(made)]) == 2
     assert "write another --out" in capsys.readouterr().err
-    missing = compose("model=imdb_gpt2", "model.path=/nowhere").model
-    with pytest.raises(Exception, match=r"python -m peftbench\.pretrain .*--out /nowhere"):
-        missing.tokenizer()
+    with pytest.raises(UserError, match=r"python -m peftbench\.pretrain .*--out /nowhere"):
+        compose("model=imdb_gpt2", "model.path=/nowhere")

@@ -6,11 +6,13 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from peftbench.component import Component
+from peftbench.data.files import PARQUET, find_tables, parquet
 
 if TYPE_CHECKING:
     from peftbench.config import RunConfig
@@ -58,7 +60,7 @@ class Dataset(Component, ABC):
     """One dataset. Subclasses are one file in this folder and one YAML in ``conf/dataset``."""
 
     files: ClassVar[tuple[str, ...]] = ()
-    """What a folder given as ``path`` must hold."""
+    """The splits whose Parquet files a folder given as ``path`` must hold."""
     path: str | None = None
     """A local folder (or file) to read instead of the hub."""
     train_size: int | None = Field(default=None, ge=1)
@@ -81,9 +83,13 @@ class Dataset(Component, ABC):
         where = os.path.expanduser(path)
         if not os.path.exists(where):
             raise ValueError("there is no such file or folder; write the path of an existing one, or null for the hub")
-        missing = [name for name in cls.files if os.path.isdir(where) and not os.path.exists(os.path.join(where, name))]
+        folder = Path(where)
+        missing = [name for name in cls.files if folder.is_dir() and not find_tables(folder, name, suffixes=PARQUET)]
         if missing:
-            raise ValueError(f"the folder has no {', '.join(missing)}; it must hold {', '.join(cls.files)}")
+            lacking, wanted = (", ".join(map(parquet, names)) for names in (missing, cls.files))
+            raise ValueError(
+                f"the folder has no {lacking}; it must hold {wanted} (or train-00000-of-00001.parquet, ...)"
+            )
         return path
 
     @property

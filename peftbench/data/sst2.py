@@ -24,13 +24,12 @@ NOTES = (
 class Sst2(Dataset):
     """GLUE's SST-2, from ``stanfordnlp/sst2`` or a folder with its train.parquet and validation.parquet."""
 
-    files: ClassVar[tuple[str, ...]] = ("train.parquet", "validation.parquet")
+    files: ClassVar[tuple[str, ...]] = ("train", "validation")
     validation_size: int | None = Field(default=2000, ge=1)
 
     def read(self) -> TextData:
         """See `Dataset.read`; evaluation is called ``dev``."""
-        names = {"train": "train.parquet", "validation": "validation.parquet"}
-        tables = read_source(self.path, "stanfordnlp/sst2", names)
+        tables = read_source(self.path, "stanfordnlp/sst2", self.files)
         train, dev = (
             self._split(name, *tables[source]) for name, source in (("train", "train"), ("dev", "validation"))
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import model_validator
 
 from peftbench.data.columns import STEMS, Columns, Table
-from peftbench.data.files import SUFFIXES, find_table, read_table
+from peftbench.data.files import SUFFIXES, find_tables, read_tables
 from peftbench.data.hub import is_saved
 from peftbench.errors import UserError
 
@@ -25,17 +25,17 @@ class Text(Columns):
 
     def tables(self, notes: list[str]) -> dict[str, Table]:
         """See `Columns.tables`."""
-        tables = {name: Table(name, read_table(path), str(path)) for name, path in self._paths().items()}
+        tables = {name: Table(name, read_tables(paths), str(paths[0])) for name, paths in self._paths().items()}
         self.without_unlabelled_test(tables, notes)
         return tables
 
-    def _paths(self) -> dict[str, Path]:
-        """The file of each split there is."""
+    def _paths(self) -> dict[str, list[Path]]:
+        """The files of each split there is."""
         path = Path(str(self.path)).expanduser()
         if not path.is_dir():
-            return {"train": path}
-        found = {name: find_table(path, *stems) for name, stems in STEMS.items()}
-        if found["train"] is None:
+            return {"train": [path]}
+        found = {name: find_tables(path, *stems) for name, stems in STEMS.items()}
+        if not found["train"]:
             there = ", ".join(sorted(item.name for item in path.iterdir())[:20]) or "nothing"
             raise UserError(f"dataset.path={path}: no train{{{','.join(SUFFIXES)}}} there, but {there}; write one")
-        return {name: file for name, file in found.items() if file is not None}
+        return {name: files for name, files in found.items() if files}

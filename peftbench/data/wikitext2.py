@@ -23,7 +23,7 @@ class Wikitext2(Dataset):
     Sizes count its lines, which are headings and paragraphs.
     """
 
-    files: ClassVar[tuple[str, ...]] = ("train.parquet", "validation.parquet", "test.parquet")
+    files: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
     variant: Literal["v1", "raw"] = "v1"
     """Word level with ``<unk>`` for rare words, or the raw text."""
     max_length: int = Field(default=512, ge=4, le=8192)
@@ -48,10 +48,8 @@ class Wikitext2(Dataset):
 
     def read(self) -> TextData:
         """See `Dataset.read`; evaluation is ``test``."""
-        names = {name: f"{name}.parquet" for name in ("train", "validation", "test")}
-        tables = read_source(
-            self.path, "Salesforce/wikitext", names, f"wikitext-2-{'raw-v1' if self.variant == 'raw' else 'v1'}"
-        )
+        config = f"wikitext-2-{'raw-v1' if self.variant == 'raw' else 'v1'}"
+        tables = read_source(self.path, "Salesforce/wikitext", self.files, config)
         read = {
             name: splits.make(name, column(table, "text", "column", where)) for name, (table, where) in tables.items()
         }

@@ -39,6 +39,12 @@ class Pretrained(Model):
             raise ValueError("write model.id=OWNER/NAME for one of the hub, or model.path=DIR for a local one")
         return named(fields, str(source)) if source else fields
 
+    @model_validator(mode="after")
+    def _source_is_there(self) -> Pretrained:
+        # Checked while composing: what is not on this machine must not cost a started run.
+        _ = self.source
+        return self
+
     @property
     def source(self) -> str:
         """What ``from_pretrained`` is given: the folder, or the hub id.

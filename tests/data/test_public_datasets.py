@@ -42,9 +42,10 @@ def sst2_tables() -> dict[str, pd.DataFrame]:
     }
 
 
-def sst2_folder(folder: Path) -> str:
+def sst2_folder(folder: Path, suffix: str = "") -> str:
+    folder.mkdir(exist_ok=True)
     for name, table in sst2_tables().items():
-        table.to_parquet(folder / f"{name}.parquet")
+        table.to_parquet(folder / f"{name}{suffix}.parquet")
     return str(folder)
 
 
@@ -107,6 +108,12 @@ def test_a_folder_that_lacks_a_file_is_refused_while_composing(tmp_path):
     sst2_tables()["train"].to_parquet(tmp_path / "train.parquet")
     with pytest.raises(ValidationError, match=r"the folder has no validation.parquet; it must hold train.parquet"):
         Sst2(name="sst2", path=str(tmp_path))
+
+
+def test_a_folder_as_the_hub_has_it_is_read(tmp_path):
+    folders = (sst2_folder(tmp_path / "whole"), sst2_folder(tmp_path / "parts", "-00000-of-00001"))
+    whole, parts = (Sst2(name="sst2", path=folder, validation_size=10).read() for folder in folders)
+    assert parts == whole
 
 
 def test_an_unreachable_hub_is_answered_at_once():

@@ -79,6 +79,22 @@ def test_a_folder_with_splits_is_taken_as_it_is_but_for_overlap(tmp_path):
     assert any("2 items left out because their text is also in test" in note for note in data.notes)
 
 
+def test_the_numbered_parts_of_a_table_are_one(tmp_path):
+    table = frame(30)
+    for number, rows in enumerate((table[:8], table[8:14], table[14:20])):
+        write(rows, tmp_path / f"train-0000{number}-of-00003.parquet")
+    write(table[20:], tmp_path / "test-00000-of-00001.parquet")
+    data = dataset(tmp_path, validation_size=5).read()
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    write(table[:20], whole / "train.parquet")
+    write(table[20:], whole / "test.parquet")
+    assert data.fingerprint == dataset(whole, validation_size=5).read().fingerprint
+    (tmp_path / "train-00001-of-00003.parquet").unlink()
+    with pytest.raises(UserError, match=r"has 2 of 3 parts \(train-00000-of-00003.parquet, .*\): get the others"):
+        dataset(tmp_path).read()
+
+
 def test_sizes_are_samples_and_too_large_ones_are_noted(tmp_path):
     path = write(frame(), tmp_path / "mine.csv")
     data = dataset(path, train_size=1000, eval_size=6).read()

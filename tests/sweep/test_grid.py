@@ -27,6 +27,16 @@ def loader() -> ConfigLoaderImpl:
     return ConfigLoaderImpl(create_config_search_path(str(CONF)))
 
 
+@pytest.fixture
+def made(tmp_path, monkeypatch) -> None:
+    """What a sweep needs that has to be made first."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("config.json", "provenance.json"):
+        path = tmp_path / "outputs/imdb_gpt2" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
 def points(loader: ConfigLoaderImpl, params: dict | None, *arguments: str, name: str = "config", zipped=()):
     from peftbench.cli.overrides import rewrite
 
@@ -74,6 +84,7 @@ def test_an_interval_is_no_grid(loader) -> None:
         expand(parse(loader, None, ["trainer.lr=interval(1e-4,1e-2)"]))
 
 
+@pytest.mark.usefixtures("made")
 @pytest.mark.parametrize("name", sorted(path.stem for path in SWEEPS.glob("*.yaml")))
 def test_every_point_of_every_sweep_composes(loader, name: str) -> None:
     master = loader.load_configuration(name, [], RunMode.MULTIRUN)
@@ -134,6 +145,7 @@ def test_a_point_is_what_hydra_composes(loader, name: str, overrides: tuple[str,
     assert composed(ours) == expected, "a second time, when the files are known"
 
 
+@pytest.mark.usefixtures("made")
 @pytest.mark.parametrize("name", sorted(path.stem for path in SWEEPS.glob("*.yaml")))
 def test_points_of_a_sweep_are_what_hydra_composes(loader, name: str) -> None:
     """Some of every sweep: the first and the last, and between them; of a search its ends."""
