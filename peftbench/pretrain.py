@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftbench.console import print_anything
 from peftbench.errors import UserError
 from peftbench.models.selfmade import PROVENANCE
 
@@ -205,6 +206,7 @@ def _write(out: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
+    print_anything()
     options = _parser().parse_args(arguments)
     recipe = Recipe(**{name: getattr(options, name) for name in asdict(Recipe())})
     try:

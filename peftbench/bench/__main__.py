@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from peftbench.bench import frame
+from peftbench.console import print_anything
 from peftbench.errors import UserError
 from peftbench.measuring.environment import git_state
 
@@ -21,6 +22,7 @@ STOPPED = 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Run each benchmark and print its page; returns 0, 2 if one could not be run, or 130 if one was stopped."""
+    print_anything()
     given = sys.argv[1:] if arguments is None else arguments
     chosen = _parser().parse_args(given)
     options = frame.Options(1 if chosen.quick else chosen.repetitions, chosen.quick, _say, chosen.data)

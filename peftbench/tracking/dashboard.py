@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from peftbench.console import print_anything
 from peftbench.errors import UserError
 from peftbench.tracking.server import authenticated, quiet_setup, reachable
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the dashboard's specification, or put it into W&B; the exit status."""
+    print_anything()
     options = _parser().parse_args(arguments)
     try:
         if importlib.util.find_spec("wandb_workspaces") is None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from peftbench.console import print_anything
 from peftbench.record import FILE
 from peftbench.tracking.delivery import Delivery, is_synced, replay
 from peftbench.tracking.server import authenticated, quiet_setup, reachable
@@ -22,6 +23,7 @@ from peftbench.tracking.wandb import UNSYNCED
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Find, announce and deliver; the exit status."""
+    print_anything()
     options = _parser().parse_args(arguments)
     folder = Path(options.output_dir)
     sweeps = [Path(sweep).name for sweep in options.sweeps]
