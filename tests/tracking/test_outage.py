@@ -98,5 +98,5 @@ def test_a_refused_connection_costs_nothing(tmp_path: Path):
     done = tracked(tmp_path, "http://127.0.0.1:9", "online")
     assert (done.code, done.said[-1]) == (0, "went on")
     assert "W&B at http://127.0.0.1:9 cannot be reached: this run is kept offline" in done.said
-    assert done.seconds < PROMISED_SECONDS / 2
+    assert done.seconds < PROMISED_SECONDS
     assert len([run for run in sync.tracked(tmp_path) if sync.is_pending(run)]) == 1
