@@ -16,10 +16,10 @@ from peftbench.sweep.plan import Plan
 from peftbench.sweep.slurm.options import Cluster
 
 
-def carry_out(points: Sequence[Point], *, left_out: int = 0, launcher: Place = None) -> None:
-    """Run what is not done yet, write the report, print the table.
+def carry_out(points: Sequence[Point], *, left_out: int = 0, launcher: Place = None) -> list[Record]:
+    """Run what is not done yet, write the report, print the table; returns the record of each point.
 
-    Exits with 1 if any point failed, with 2 if there was nothing that could run, and returns otherwise.
+    Exits with 1 if any point failed, and with 2 if there was nothing that could run.
 
     Args:
         left_out: points of the grid that ``hydra.sweeper.where`` has left out.
@@ -40,14 +40,16 @@ def carry_out(points: Sequence[Point], *, left_out: int = 0, launcher: Place = N
     if points[0].run.engine.dry_run:
         for line in plan.lines(cluster):
             print(line)
-        return
+        return []
     if cluster is not None and plan.todo:
         cluster.check_here()
     try:
         records = carry_out_plan(plan, launcher)
     finally:
         show(points[0].folder.parent, [point.run.run_id for point in points])
-    sys.exit(_exit_code(records))
+    if code := _exit_code(records):
+        sys.exit(code)
+    return records
 
 
 def show(folder: Path, run_ids: Sequence[str] | None = None) -> None:

@@ -64,8 +64,6 @@ with warnings.catch_warnings():
     import transformers.models.gpt2.modeling_gpt2  # noqa: F401
     import wandb.sdk.launch  # noqa: F401
 
-    # Python imports the script that was started (``bin/peftbench``) in every process again, and that imports this.
-    import peftbench.__main__
     import peftbench.run
     import peftbench.sweep.child
     import peftbench.sweep.grid  # noqa: F401

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.reduction import DupFd
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftbench.sweep.child import EXECUTE, Job, Judge, OnProgress, carry_out, judging, main
@@ -108,20 +110,33 @@ class ForkServer(Launcher):
 
     def _first_child(self) -> None:
         process = self._context.Process(target=_nothing)
-        process.start()
+        with _without_main():
+            process.start()
         process.join()
 
     def _start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None) -> Process:
         reader, writer = self._context.Pipe(duplex=judge is not None)
         process = self._context.Process(target=main, args=(job, writer, _Shared(claim.descriptor)), daemon=False)
         try:
-            process.start()
+            with _without_main():
+                process.start()
         except BaseException:
             reader.close()
             raise
         finally:
             writer.close()
         return _Forked(process, reader, on_progress, judge)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the script that was started: a child would run it again, with whatever a user's own does unguarded."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _insist(ask: Callable[[], T]) -> T:
