@@ -114,6 +114,15 @@ def test_every_hybrid_runs_and_reaches_its_target(tiny_run, method: str, sparsit
     assert kind in saved
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "bert"])
+def test_a_language_model_is_calibrated_on_a_few_windows_of_a_batch(tiny_run, tmp_path, architecture: str) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    data = (f"dataset.path={corpus}", "dataset=wikitext2", "dataset.max_length=16", "trainer.batch_size=16")
+    sparse = ("sparsity=contextual", "sparsity.output_tokens=sparse", "sparsity.ratio=0.1", "model.layers=3")
+    record, _ = carried_out(tiny_run(f"model.architecture={architecture}", *data, *sparse))
+    assert record.decisions["sparsity"]["sensitivities"]
+
+
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_a_base_computed_sparsely_leaves_a_plain_adapter(tiny_run, method: str) -> None:
     plain, _ = carried_out(tiny_run(f"method={method}"))

@@ -109,8 +109,11 @@ def real(batch: Batch) -> Tensor:
 def few_items(batch: Batch, count: int = ITEMS) -> Batch:
     """The first ``count`` of a batch: enough to see what matters, at a fraction of a step's cost."""
     inputs = {name: value[:count] for name, value in batch.inputs.items()}
-    tokens = int(inputs["attention_mask"].sum())
-    return replace(batch, inputs=inputs, labels=batch.labels[:count], rows=batch.rows[:count], real_tokens=tokens)
+    labels, tokens = batch.labels[:count], int(inputs["attention_mask"].sum())
+    positions = batch.positions if batch.positions is None else batch.positions[batch.positions < labels.numel()]
+    return replace(
+        batch, inputs=inputs, labels=labels, rows=batch.rows[:count], real_tokens=tokens, positions=positions
+    )
 
 
 def input_moments(trial: Trial, blocks: Iterable[Block], linear: bool = False) -> dict[Block, Moments]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +14,8 @@ from peftbench.methods.base import Attached
 from peftbench.sparsity import contextual_calibration as calibration
 from peftbench.sparsity import contextual_predictor as predictor
 from peftbench.sparsity.contextual_linear import base_linear
+from peftbench.tasks.base import Batch
+from peftbench.tasks.language_modeling import IGNORED
 
 from .contextual_nets import ARCHITECTURES, batch, given, network, options, sparse
 
@@ -136,6 +139,15 @@ def test_layers_before_a_block_are_not_computed_again_for_it(architecture):
     tried = [sum(len(menu) for block, menu in hook.menus.items() if block.number <= number) for number in calls]
     assert list(calls.values()) == [2 + count for count in tried], "twice dense, for stand-ins and for comparing"
     assert not any("forward" in vars(layer) for layer in hook.layers)
+
+
+def test_a_few_windows_keep_what_they_predict():
+    labels = torch.where(seeded(16, 12) < 0, torch.arange(192).reshape(16, 12), IGNORED)
+    inputs = {name: torch.ones(16, 12, dtype=torch.int64) for name in ("input_ids", "attention_mask")}
+    positions = (labels.flatten() != IGNORED).nonzero().squeeze(1)
+    few = calibration.few_items(Batch(inputs, labels, np.arange(16), 192, positions), 5)
+    assert torch.equal(few.labels.flatten()[few.positions], labels[:5][labels[:5] != IGNORED])
+    assert (few.real_tokens, len(few.rows), few.inputs["input_ids"].shape) == (60, 5, (5, 12))
 
 
 def test_output_tokens_are_those_of_classifiers():
