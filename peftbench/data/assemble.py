@@ -63,8 +63,9 @@ def corpus(
 ) -> TextData:
     """The three splits of a language modelling data set; every item is a document or a line, in its order.
 
-    Blank items are left out. Sizes count items and take neighbouring ones, so that text stays running text. Lines that
-    public splits share (headings, for the most part) stay: taking them out would change the published text.
+    Blank items are left out. Sizes count items and take neighbouring ones, so that text stays running text; splits that
+    are None are cut off the end of train. Lines that splits share (headings, for the most part) stay: taking them out
+    would change the text.
 
     Raises:
         UserError: a split is empty.
@@ -73,10 +74,10 @@ def corpus(
     train = _filled(train, written)
     if evaluation is None:
         _check(train, "train")
-        size = max(1, round(EVALUATION_SHARE * len(train.texts)))
-        train, evaluation = _cut(dataset, train, size, cut_name)
+        train, evaluation = _cut_end(train, max(1, round(EVALUATION_SHARE * len(train.texts))), cut_name, written)
     if validation is None:
-        train, validation = _cut_validation(dataset, train, written)
+        size = _validation_size(dataset, len(train.texts))
+        train, validation = _cut_end(train, size, "validation (cut from train)", written)
     else:
         validation = _running(
             _filled(validation, written), dataset.validation_size, dataset, "validation_size", written
@@ -91,16 +92,32 @@ def corpus(
 
 def _cut_validation(dataset: Dataset, train: Split, notes: list[str]) -> tuple[Split, Split]:
     """(what is left of train, validation); the note says how it was cut."""
-    count = len(train.texts)
-    size = dataset.validation_size or max(1, min(VALIDATION_MOST, round(VALIDATION_SHARE * count)))
-    if not count:
+    if not train.texts:
         raise UserError("every text of train is also in the evaluation split: nothing is left to train on")
+    size = _validation_size(dataset, len(train.texts))
+    rest, part = _cut(dataset, train, size, "validation (cut from train)")
+    notes.append(f"validation: {len(part.texts):,} items cut out of train, none of whose texts is left in train")
+    return rest, part
+
+
+def _validation_size(dataset: Dataset, count: int) -> int:
+    """How many of ``count`` items are cut off for selection."""
+    size = dataset.validation_size or max(1, min(VALIDATION_MOST, round(VALIDATION_SHARE * count)))
     if size >= count:
         raise UserError(
             f"dataset.validation_size={size} leaves nothing of the {count} items to train on: write a smaller one"
         )
-    rest, part = _cut(dataset, train, size, "validation (cut from train)")
-    notes.append(f"validation: {len(part.texts):,} items cut out of train, none of whose texts is left in train")
+    return size
+
+
+def _cut_end(train: Split, size: int, name: str, notes: list[str]) -> tuple[Split, Split]:
+    """`splits.cut_end`, with a note of what is on both sides."""
+    rest, part = splits.cut_end(train, size, name)
+    _, shared = splits.without_overlap(part, rest)
+    notes.append(
+        f"{name}: the last {size:,} of {len(train.texts):,} items"
+        + (f"; {shared:,} of them are also before" if shared else "")
+    )
     return rest, part
 
 

@@ -91,6 +91,12 @@ def cut(split: Split, size: int, seed: int, name: str) -> tuple[Split, Split]:
     return take(split, (i for i in range(len(keys)) if i not in gone)), take(split, chosen, name)
 
 
+def cut_end(split: Split, size: int, name: str) -> tuple[Split, Split]:
+    """Cut the last ``size`` items off ``split``: running text stays running text on both sides."""
+    first = len(split.texts) - size
+    return take(split, range(first)), take(split, range(first, len(split.texts)), name)
+
+
 def sample(split: Split, size: int | None, seed: int) -> Split:
     """At most ``size`` items (None: all), stratified, in a random order every prefix of which is stratified."""
     order = stratified_order(split.labels, len(split.texts), seed, f"sample {split.name}")

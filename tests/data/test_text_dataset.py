@@ -203,9 +203,19 @@ def test_a_plain_text_file_is_its_lines(tmp_path):
     (tmp_path / "corpus.txt").write_text("\ufeff" + "\n\n".join(lines) + "\n", encoding="utf-8")
     options = {"task": "language_modeling", "text_column": "text", "label_column": None}
     data = dataset(tmp_path / "corpus.txt", **options).read()
-    assert sorted([*data.train.texts, *data.validation.texts, *data.evaluation.texts]) == sorted(lines)
+    assert [*data.train.texts, *data.validation.texts, *data.evaluation.texts] == lines, "running text stays that"
+    assert "test (own split): the last 8 of 40 items" in data.notes
     with pytest.raises(UserError, match=r"dataset.label_column=label: .* no such column; write one of: text"):
         dataset(tmp_path / "corpus.txt", text_column="text", label_column="label").read()
+
+
+def test_lines_of_a_corpus_on_both_sides_are_told(tmp_path):
+    lines = [f"line {i % 35}" for i in range(40)]
+    (tmp_path / "corpus.txt").write_text("\n".join(lines))
+    options = {"task": "language_modeling", "text_column": "text", "label_column": None, "validation_size": 1}
+    data = dataset(tmp_path / "corpus.txt", **options).read()
+    assert "test (own split): the last 8 of 40 items; 5 of them are also before" in data.notes
+    assert len(data.evaluation.texts) == 8
 
 
 def test_language_modelling_needs_no_labels(tmp_path):
