@@ -77,7 +77,12 @@ def find(base: type[T], path: str) -> type[T]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"_target_: {path} cannot be imported ({error}); write the import path of a class") from error
+        first = module.partition(".")[0]
+        missing = isinstance(error, ModuleNotFoundError) and error.name == first
+        instead = f"write PYTHONPATH=FOLDER before the command, one that holds {first}, or " if missing else ""
+        raise UserError(
+            f"_target_: {path} cannot be imported ({error}); {instead}write the import path of a class"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"_target_: {path} is not a {base.__name__} (a subclass of {base.__module__}.{base.__name__})")
     return found

@@ -73,7 +73,7 @@ class Trainer(Section):
 
 
 class Engine(Section):
-    """How points are carried out; nothing here changes a result, so nothing here is hashed."""
+    """How points are carried out; nothing here is a part of a run's identity, so nothing here is hashed."""
 
     in_process: bool
     jobs: int | Literal["auto"] = "auto"
@@ -132,6 +132,9 @@ class RunConfig(Section):
         # A method without a rank is one point of a rank grid, not one per rank: the axis is dropped, not ignored.
         if not self.method.uses_rank and self.rank is not None:
             object.__setattr__(self, "rank", None)
+        # Nor is one without an alpha a point for each of its ratios: it has none, which is a scaling of 1.
+        if not self.method.uses_alpha and self.rank is not None and self.rank.alpha_ratio is not None:
+            object.__setattr__(self, "rank", self.rank.model_copy(update={"alpha_ratio": 1.0}))
         return self
 
     @classmethod

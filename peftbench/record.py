@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -82,8 +83,21 @@ class Record:
         )
 
     def write(self, folder: Path) -> None:
-        """Write ``folder/record.json`` atomically: a reader sees the old record, none, or this one whole."""
-        write_atomically(folder / FILE, json.dumps(asdict(self), indent=1, allow_nan=False, default=str) + "\n")
+        """Write ``folder/record.json`` atomically: a reader sees the old record, none, or this one whole.
+
+        JSON has no word for a figure that is infinite or not a number (a perplexity of e^1000): it is null there.
+        """
+        text = json.dumps(_finite(asdict(self)), indent=1, allow_nan=False, default=str)
+        write_atomically(folder / FILE, f"{text}\n")
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with None for every number in it that is not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _figure(item: tuple[str, Any]) -> bool:

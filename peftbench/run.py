@@ -216,8 +216,9 @@ def save(context: Context, attached: Attached, dense_entries: int) -> None:
             expand_folder(folder, Path(plain))
             run.method.restore(attached, Path(plain))
             saved = sparsity_of(load_file(Path(plain) / DENSE_FILE), dense_entries)
-        target = run.dump()["sparsity"]["ratio"]
-        record.metrics |= {"sparsity/achieved": saved.fraction, "sparsity/target": target}
+        record.metrics["sparsity/achieved"] = saved.fraction
+        if (target := run.axes["ratio"]) is not None:
+            record.metrics["sparsity/target"] = target
     else:
         run.method.restore(attached, folder)
     record.metrics |= {**parameter_counts(attached), **file_bytes(folder)}

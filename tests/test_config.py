@@ -18,10 +18,13 @@ METHODS = options("method")
     [(group, option) for group in ("method", "dataset", "model", "rank", "sparsity", "trainer", "tracker")
      for option in options(group)],
 )  # fmt: skip
-def test_every_yaml_composes(compose, group: str, option: str, sentences) -> None:
+def test_every_yaml_composes(compose, group: str, option: str, sentences, tmp_path) -> None:
+    for name in ("config.json", "provenance.json"):
+        (tmp_path / name).touch()
     source = {
         ("dataset", "text"): [f"dataset.path={sentences}"],
         ("dataset", "hub"): ["dataset.id=fancyzhx/ag_news"],
+        ("model", "imdb_gpt2"): [f"model.path={tmp_path}"],
         ("model", "pretrained"): ["model.id=FacebookAI/roberta-base"],
     }
     run = compose(f"{group}={option}", *source.get((group, option), []))
@@ -64,6 +67,13 @@ def test_hash_is_over_what_decides(compose) -> None:
 def test_a_method_without_a_rank_drops_the_axis(compose) -> None:
     assert compose("method=full", "rank=4").run_id == compose("method=full", "rank=8").run_id
     assert compose("method=lora", "rank=4").run_id != compose("method=lora", "rank=8").run_id
+
+
+def test_a_method_without_an_alpha_is_one_run_whatever_the_ratio(compose) -> None:
+    one, other = (compose("method=shira", f"rank.alpha_ratio={ratio}") for ratio in (2, 8))
+    assert one.hash == other.hash
+    assert compose("method=shira", "rank=4").hash != one.hash
+    assert len({compose("method=dora", f"rank.alpha_ratio={ratio}").hash for ratio in (2, 8)}) == 2
 
 
 def test_dense_lora_with_a_sparsity_is_a_conflict_with_a_reason(compose) -> None:

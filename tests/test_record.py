@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ def test_written_records_are_read_back(tmp_path: Path) -> None:
     written = make(metrics={"quality/accuracy": 0.5, "size/base_bytes": 3, "energy/train_j": None})
     written.write(tmp_path)
     assert records.read(tmp_path) == written
+
+
+def test_what_is_no_number_is_null_and_costs_nothing_else(tmp_path: Path) -> None:
+    history = [{"step": 1, "validation/perplexity": math.inf}, {"step": 2, "validation/perplexity": 9.5}]
+    make(metrics={"quality/perplexity": math.nan, "quality/loss": 900.0}, history=history).write(tmp_path)
+    read = records.read(tmp_path)
+    assert read.metrics == {"quality/perplexity": None, "quality/loss": 900.0}
+    assert [report["validation/perplexity"] for report in read.history] == [None, 9.5]
 
 
 def test_a_torn_or_foreign_record_reads_as_none(tmp_path: Path) -> None:
@@ -61,11 +70,6 @@ def test_a_failed_write_leaves_the_old_record_and_no_litter(tmp_path: Path, monk
         make(reason="new").write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [records.FILE]
     assert json.loads((tmp_path / records.FILE).read_text())["reason"] == "old"
-
-
-def test_nan_is_refused_rather_than_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError):
-        make(metrics={"quality/loss": float("nan")}).write(tmp_path)
 
 
 def test_setting_is_the_axes_without_the_seed() -> None:

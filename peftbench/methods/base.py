@@ -73,6 +73,8 @@ class Method(Component, ABC):
 
     uses_rank: ClassVar[bool] = True
     """Whether the ``rank`` axis means anything to this method."""
+    uses_alpha: ClassVar[bool] = True
+    """Whether the update is scaled by ``alpha / r``, where there is a rank."""
     low_rank: ClassVar[bool] = False
     """Whether `attach` fills ``Attached.factors``, so that a sparsity can be composed onto it."""
     frozen_branch: ClassVar[bool] = False

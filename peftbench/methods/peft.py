@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 
 UNKNOWN_YET = 2**31
 """Stands for the number of training steps until the loop says it."""
+ON_DATA = ("eva", "lora_ga", "corda", "loftq")
+"""Values of ``init_lora_weights`` that PEFT leaves to a preparation of its own: without it some are plain LoRA."""
+NOT_ALONE = {
+    "PolyConfig": "its network asks for task ids, which no data set here has",
+    "XLoraConfig": "it mixes adapters that are there already",
+}
+"""Tuners that a run by itself has no use for."""
 
 
 class Peft(Tuner):
@@ -41,11 +49,16 @@ class Peft(Tuner):
         """Whether the ``rank`` axis means anything to this tuner."""
         return bool(self.rank_args)
 
+    @property
+    def uses_alpha(self) -> bool:  # type: ignore[override]  # a class attribute elsewhere
+        """See `Method.uses_alpha`."""
+        return self.alpha_arg is not None
+
     def conflict(self, run: RunConfig) -> str | None:
         """See `Method.conflict`."""
         if run.rank is not None and run.rank.pattern:
             return f"method={self.name} has one rank for all layers: leave rank.pattern empty"
-        if run.rank is not None and run.rank.alpha is not None and self.alpha_arg is None:
+        if run.rank is not None and run.rank.alpha is not None and not self.uses_alpha:
             return f"method={self.name} has no alpha: write rank=default"
         return super().conflict(run)
 
@@ -64,10 +77,24 @@ class Peft(Tuner):
             raise UserError(f"method.args: leave out {_join(twice)}, which targets, rank and training already set")
         if unknown := (settled.keys() | self.args.keys()) - known:
             raise UserError("; ".join([f"{self.config_class} has no {_join(unknown)}", *self._instead(unknown, known)]))
+        self._refuse_unprepared()
         try:
             return kind(**settled, **self.args)
         except (TypeError, ValueError) as error:
             raise UserError(f"method.args: {self.config_class} refuses them: {error}") from error
+
+    def prepare(self, model: PeftModel, run: RunConfig) -> None:
+        """See `Tuner.prepare`; what PEFT has filled in by itself (IA3) must be what it takes when it loads.
+
+        Raises:
+            UserError: it would not load the adapter.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            model.peft_config["default"].save_pretrained(folder)
+            try:
+                type(model.peft_config["default"]).from_pretrained(folder)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"method.args: PEFT would not load this {self.config_class} again: {error}") from error
 
     def admit(self, model: PeftModel, config: PeftConfig, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """See `Tuner.admit`; a tuner that moves ranks (AdaLoRA) shrinks its layers by its configuration on loading."""
@@ -93,9 +120,29 @@ class Peft(Tuner):
 
         layerwise = [key for key, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items() if issubclass(tuner, BaseTuner)]
         found = {PEFT_TYPE_TO_CONFIG_MAPPING[key].__name__: PEFT_TYPE_TO_CONFIG_MAPPING[key] for key in layerwise}
+        if self.config_class in NOT_ALONE:
+            raise UserError(f"method.config_class={self.config_class}: {NOT_ALONE[self.config_class]}")
         if self.config_class not in found:
-            raise UserError(f"method.config_class: no {self.config_class} in PEFT; write one of {_join(found)}")
+            others = {kind.__name__ for kind in PEFT_TYPE_TO_CONFIG_MAPPING.values()}
+            why = "works on the input, not layer by layer" if self.config_class in others else "is not in PEFT"
+            known = _join(found.keys() - NOT_ALONE)
+            raise UserError(f"method.config_class: {self.config_class} {why}; write one of {known}")
         return found[self.config_class]
+
+    def _refuse_unprepared(self) -> None:
+        """Refuse what would be another method than its name says, or not what its file says.
+
+        Raises:
+            UserError: it needs a preparation that a run does not make.
+        """
+        start = self.args.get("init_lora_weights")
+        if start in ON_DATA:
+            raise UserError(f"method.args.init_lora_weights={start} needs a preparation on data, which a run has not")
+        if str(start).startswith("pissa_niter"):
+            # Its decomposition is drawn, and drawn again by whoever loads the adapter: another base.
+            raise UserError(f"method.args.init_lora_weights={start} cannot be loaded as it was trained: write pissa")
+        if self.args.get("use_qalora"):
+            raise UserError("method.args.use_qalora is plain LoRA on a base that is not GPTQ's: leave it out")
 
     def _instead(self, unknown: set[str], known: set[str]) -> list[str]:
         """What to write where the class has other names for rank and alpha than this method's file, or none."""

@@ -85,7 +85,7 @@ class Pretrained(Model):
 
     def head(self, task: Task) -> tuple[str, ...]:
         """See `Model.head`."""
-        return head_modules(self.config(), task)
+        return self._modules(self.config(), task)
 
     def build(self, task: Task, load_kwargs: Mapping[str, Any]) -> Loaded:
         """See `Model.build`."""
@@ -101,7 +101,7 @@ class Pretrained(Model):
         model, info = self._fetch(
             lambda: auto.from_pretrained(self.source, **self._where(), **{**fixed, **load_kwargs})
         )
-        whole = head_modules(config, task)
+        whole = self._modules(config, task)
         lacking = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
         head = (*pooler_modules(model, whole, lacking, f"model={self.name}"), *fresh_modules(whole, lacking, task))
         identity = self.identity(config)
@@ -116,6 +116,10 @@ class Pretrained(Model):
         if self.path is None:
             return identity | {"revision": getattr(config, "_commit_hash", None) or self.revision}
         return identity | {"id": Path(self.source).name, "weights_sha256": weights_hash(Path(self.source))}
+
+    def _modules(self, config: PretrainedConfig, task: Task) -> tuple[str, ...]:
+        """`head_modules`; for most architectures transformers has not the network of every task."""
+        return self._fetch(lambda: head_modules(config, task))
 
     def _where(self) -> dict[str, Any]:
         return {"trust_remote_code": False, **({"revision": self.revision} if self.path is None else {})}

@@ -88,6 +88,7 @@ class Random(Model):
             torch.manual_seed(self.init_seed)
             auto.from_config(config).save_pretrained(folder)
             model = auto.from_pretrained(folder, use_safetensors=True, **load_kwargs)
+        model.name_or_path = ""  # an adapter names its base, and that folder is gone
         identity = {"id": f"tiny-{self.architecture}", "architecture": self.architecture, "random_weights": True}
         targets = adapted_modules(self.targets or DEFAULT_TARGETS.get(self.architecture), config)
         return Loaded(model, self.head(task), targets, identity)

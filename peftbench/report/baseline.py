@@ -152,8 +152,8 @@ def _read(path: Path, metric: Figure | None) -> Answers:
         with pyarrow.parquet.ParquetFile(path) as file:
             table = file.read(columns=columns, use_threads=False)
         found = [table.column(name).to_numpy() for name in columns]
-    except (OSError, ValueError, KeyError):
-        raise Untestable(f"{path.parent.name} has no {FILE} with {', '.join(columns)}") from None
+    except (OSError, ValueError, KeyError, pyarrow.ArrowException):
+        raise Untestable(f"{path.parent.name} has no {FILE} that can be read, with {', '.join(columns)}") from None
     order = np.argsort(found[0], kind="stable")
     ids, reference, answer = (values[order] for values in found)
     if not len(ids) or len(np.unique(ids)) != len(ids):

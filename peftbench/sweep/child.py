@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import isfinite
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -50,6 +51,8 @@ class Job:
     """``module:function`` of what a run is; see `peftbench.run.execute`."""
     where: Mapping[str, Any] = field(default_factory=dict)
     """What the record says of the place."""
+    fresh: bool = True
+    """Whether the process has carried out no other run before."""
 
     @property
     def circumstances(self) -> dict[str, Any]:
@@ -70,7 +73,7 @@ def main(job: Job, connection: Connection, claim: Any) -> None:
     """
     lead_own_group()
     claim.detach()
-    handle = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    handle = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     # New ones: where the engine's output was closed from the beginning there are none.
@@ -112,6 +115,9 @@ def carry_out(job: Job, on_progress: OnProgress) -> Record:
         execute = pkgutil.resolve_name(job.execute)
         tracker.start(point.run, point.folder)
         execute(point.run, point.folder, record, reports)
+        if not job.fresh:
+            _leave_out_memory(record)
+        _note_endless(record)
         record.status = "ok"
     except (Exception, SystemExit) as error:
         record.status, record.reason, record.traceback = classify(error)
@@ -122,6 +128,19 @@ def carry_out(job: Job, on_progress: OnProgress) -> Record:
     record.write(point.folder)
     tracker.finish(record, point.folder)
     return record
+
+
+def _leave_out_memory(record: Record) -> None:
+    """The heap has kept what an earlier run of the process took: how much this one needs, nobody can tell."""
+    if record.metrics.get("memory/source") == "process_rss":
+        record.metrics = {name: value for name, value in record.metrics.items() if not name.startswith("memory/")}
+        told = "peak memory is measured for the first run of a process only (engine.in_process=true)"
+        record.data.setdefault("notes", []).append(told)
+
+
+def _note_endless(record: Record) -> None:
+    if names := [name for name, value in record.metrics.items() if isinstance(value, float) and not isfinite(value)]:
+        record.data.setdefault("notes", []).append(f"not a finite number: {', '.join(names)}")
 
 
 def classify(error: BaseException) -> tuple[Status, str, str | None]:

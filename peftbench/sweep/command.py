@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from peftbench import report
@@ -54,7 +55,9 @@ def carry_out(points: Sequence[Point], *, left_out: int = 0, launcher: Place = N
 
 def show(folder: Path, run_ids: Sequence[str] | None = None) -> None:
     """Write the page of a sweep folder, and print the table of these of its runs (None: of all)."""
-    left = {path.parent.name for path in folder.glob(f"*/{FILE}")}
+    left: set[str] = set()
+    with suppress(OSError):  # a folder that cannot be read: whoever could not write to it has said so
+        left = {path.parent.name for path in folder.glob(f"*/{FILE}")}
     if not (left if run_ids is None else left & set(run_ids)):
         return
     try:

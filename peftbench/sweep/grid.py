@@ -161,5 +161,8 @@ def _refuse_axes_without_effect(overrides: Iterable[Override]) -> None:
 
 
 def _refuse_ignored(point: Point) -> None:
-    if point.run.rank is None and any(text.lstrip("+").startswith(("rank.", "rank=")) for text in point.overrides):
-        raise UserError(f"method={point.run.method.name} has no rank: leave rank out")
+    method, written = point.run.method, [text.lstrip("+") for text in point.overrides]
+    if point.run.rank is None and any(text.startswith(("rank.", "rank=")) for text in written):
+        raise UserError(f"method={method.name} has no rank: leave rank out")
+    if not method.uses_alpha and any(text.startswith("rank.alpha_ratio=") for text in written):
+        raise UserError(f"method={method.name} has no alpha: leave rank.alpha_ratio out")

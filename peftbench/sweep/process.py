@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.reduction import DupFd
@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from peftbench.errors import UserError
 from peftbench.sweep.child import EXECUTE, Job, Judge, OnProgress, carry_out, judging, main
 from peftbench.sweep.claim import Claim
 from peftbench.sweep.interrupts import Interrupts
@@ -75,11 +76,13 @@ class InProcess(Launcher):
     def warm(self, interrupts: Interrupts) -> None:
         """See `Launcher.warm`."""
         self._interrupts = interrupts
+        self._fresh = True
 
     def start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None = None) -> Process:
         """See `Launcher.start`; it is over when this returns."""
         with self._interrupts.allowed():
-            carry_out(job, on_progress if judge is None else judging(judge, on_progress))
+            carry_out(replace(job, fresh=self._fresh), on_progress if judge is None else judging(judge, on_progress))
+        self._fresh = False
         return _Over()
 
 
@@ -101,8 +104,14 @@ class ForkServer(Launcher):
     def warm(self, interrupts: Interrupts) -> None:
         """See `Launcher.warm`: the server's imports take seconds, in which Ctrl-C is heard."""
         sign()
-        with interrupts.allowed():
-            _insist(self._first_child)
+        try:
+            with interrupts.allowed():
+                _insist(self._first_child)
+        except (OSError, EOFError) as error:
+            raise UserError(
+                f"no process can be started ({str(error) or type(error).__name__}): raise the limits of this shell "
+                "(ulimit -a), and write TMPDIR=/tmp where that is a long path"
+            ) from error
 
     def start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None = None) -> Process:
         """See `Launcher.start`."""

@@ -198,10 +198,10 @@ class Best:
         self.selection: dict[str, Any] = {"rule": rule, "metric": self._metric}
 
     def offer(self, attached: Attached, report: dict[str, float]) -> None:
-        """Keep the present weights if the rule prefers them; an equal figure does not replace an earlier one."""
-        value = report[self._metric]
-        held = self.selection.get("value")
-        if self._rule == "best" and held is not None and self._sign * value <= self._sign * held:
+        """Keep the present weights if the rule prefers them; an equal figure does not replace an earlier one, nor does
+        one that is no number."""
+        value, held = report[self._metric], self.selection.get("value", math.nan)
+        if self._rule == "best" and not math.isnan(held) and not self._sign * value > self._sign * held:
             return
         self.selection |= {"step": int(report["step"]), "value": value}
         if self._rule == "best":

@@ -27,6 +27,7 @@ def peftbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["sparsity.ratio=0.7"], "sparsity=magnitude"),
         (["method=sparse_lora", "sparsity.ratio=1.5"], "write sparsity=none for a dense adapter"),
         (["method=full", "rank=8"], "leave rank out"),
+        (["method=vera", "rank.alpha_ratio=1"], "method=vera has no alpha: leave rank.alpha_ratio out"),
         (["dataset.path=/nowhere"], "no such file or folder"),
         (["-cn", "nosuch"], "named sweeps are contextual, demo,"),
         (["-cn", "contextul"], "did you mean contextual?"),
@@ -86,6 +87,23 @@ def test_a_grid_is_thinned_out_and_zipped_on_the_command_line(tmp_path: Path) ->
     assert lines[0].endswith("(1 left out by where)")
     found = [line.partition("method=")[2] for line in lines[1:-1]]
     assert found == ["lora rank.value=4 seed=0", "lora rank.value=4 seed=1", "hira rank.value=8 seed=0"]
+
+
+def test_a_name_that_no_disk_takes_is_said(tmp_path: Path, sentences: Path) -> None:
+    done = peftbench(f"sweep={'y' * 300}", "model=tiny", "dataset=text", f"dataset.path={sentences}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "File name too long" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_for_sockets_that_is_too_deep_is_said(tmp_path: Path, sentences: Path, monkeypatch) -> None:
+    deep = tmp_path / ("x" * 110)
+    deep.mkdir()
+    monkeypatch.setenv("TMPDIR", str(deep))
+    done = peftbench("model=tiny", "dataset=text", f"dataset.path={sentences}", "tracker=none", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "write TMPDIR=/tmp" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_another_sweeper_is_refused_before_a_run(tmp_path: Path) -> None:

@@ -86,3 +86,32 @@ def test_peft_loads_what_was_evaluated(base: Base, tmp_path, name: str) -> None:
 def test_a_class_with_other_names_for_rank_and_alpha_is_answered(base: Base, name: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
         base.attach(bases.method("peft", config_class=name))
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ({"config_class": "PromptTuningConfig"}, r"works on the input, not layer by layer; write one of .*LoHaConfig"),
+        ({"config_class": "PolyConfig"}, r"asks for task ids"),
+        ({"config_class": "XLoraConfig"}, r"mixes adapters"),
+        *(
+            ({"config_class": "LoraConfig", "alpha_arg": "lora_alpha", "args": args}, told)
+            for args, told in (
+                ({"init_lora_weights": "eva"}, "needs a preparation on data"),
+                ({"init_lora_weights": "lora_ga"}, "needs a preparation on data"),
+                ({"init_lora_weights": "pissa_niter_4"}, "write pissa"),
+                ({"use_qalora": True}, "leave it out"),
+            )
+        ),
+    ],
+)
+def test_what_would_not_be_what_it_is_called_is_refused(base: Base, written: dict, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        base.attach(bases.method("peft", **written))
+
+
+def test_what_peft_would_not_load_again_is_said_before_training(tmp_path) -> None:
+    """PEFT fills feedforward_modules in by architecture, whatever the targets are, and refuses them when it loads."""
+    bert = Base("bert", tmp_path)
+    with pytest.raises(UserError, match=r"would not load .*feedforward_modules"):
+        bert.attach(bases.method("peft", config_class="IA3Config", rank_args=None, alpha_arg=None))

@@ -30,6 +30,15 @@ def test_an_ok_run_leaves_everything_that_is_promised(point) -> None:
     assert records.read(chosen.folder) == record
 
 
+def test_in_one_process_memory_is_that_of_the_first_run_only(point) -> None:
+    ours = ("engine.in_process=true",)
+    first, second = carry_out_plan(Plan.of([point(*ours), point("seed=1", *ours)]))
+    assert first.metrics["memory/source"] == "process_rss"
+    assert not [name for name in second.metrics if name.startswith("memory/")]
+    assert any("engine.in_process=true" in note for note in second.data["notes"])
+    assert second.metrics.keys() == {name for name in first.metrics if not name.startswith("memory/")}
+
+
 def test_done_points_are_not_run_again(point, monkeypatch) -> None:
     chosen = point()
     first = carry_out_plan(Plan.of([chosen]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 
 import numpy as np
@@ -114,6 +115,8 @@ class Snapshots(Hook):
         ([0.1, 0.9, 0.4], "best", 0, 4),
         ([0.1, 0.9, 0.9], "best", 0, 4),
         ([0.9, 0.1, 0.4], "best", 2, 6),
+        ([0.5, math.nan, math.nan], "best", 0, 2),
+        ([math.nan, 0.1, 0.05], "best", 0, 4),
         ([0.9, 0.1, 0.4], "last", 0, 6),
     ],
 )
