@@ -14,6 +14,7 @@ from typing import Any
 from peftbench.errors import UserError
 from peftbench.record import FILE, Record, Status, read, write_atomically
 from peftbench.sweep.grid import Point
+from peftbench.sweep.sources import SOURCES, stamps
 
 LOG = "run.log"
 CONFIG = "config.yaml"
@@ -79,7 +80,7 @@ def blank_record(point: Point, started: datetime) -> Record:
         config=run.dump(),
         config_hash=run.hash,
         axes=run.axes,
-        environment={"overrides": list(point.overrides)},
+        environment={"overrides": list(point.overrides), SOURCES: stamps(run)},
         started=started.isoformat(),
     )
 

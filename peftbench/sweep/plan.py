@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from statistics import mean
@@ -58,12 +57,7 @@ class Plan:
 
     def warnings(self) -> list[str]:
         """What was done with data or weights that are others now."""
-        starts = []
-        for point in self.points:
-            if (record := self.done.get(point.run.run_id)) is not None:
-                with suppress(ValueError):  # a record without a time
-                    starts.append((point.run, datetime.fromisoformat(record.started)))
-        return changed(starts, "engine.rerun=true runs all again")
+        return changed(self.done.values(), "engine.rerun=true runs all again")
 
     def lines(self, cluster: Cluster | None = None) -> Iterator[str]:
         """One line a point, for a dry run, and how long the rest will take.

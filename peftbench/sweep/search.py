@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from peftbench.cli.messages import explain
 from peftbench.cli.overrides import command as command_of
 from peftbench.errors import UserError
-from peftbench.record import FINE, Record
+from peftbench.record import FINE, Record, read
 from peftbench.sweep import command, engine, search_result
 from peftbench.sweep.child import Judge
 from peftbench.sweep.compose import Composer
@@ -98,8 +98,8 @@ def _search(
         done = counted(study)
         todo = max(0, settings.n_trials - len(done))
         print(standing(done, todo), flush=True)
-        starts = [(run, trial.datetime_start.astimezone()) for trial in done if trial.datetime_start]
-        for line in changed(starts, "write sweep=NAME for a new search"):
+        held = (read(folder / str(trial.user_attrs.get("run_id"))) for trial in done)
+        for line in changed(filter(None, held), "write sweep=NAME for a new search"):
             print(line, flush=True)
         study.pruner = pruner(settings, run.trainer.validations)
         try:

@@ -38,7 +38,7 @@ def test_a_search_says_that_its_data_are_others_now(start, runner, quick, tmp_pa
     assert "was changed" not in capsys.readouterr().out
     data.write_text("text,label\na,1\nb,0\n")
     start(*SPACE, "dataset=text", f"dataset.path={data}", n_trials=3)
-    assert "mine.csv was changed after 2 of those that are done" in capsys.readouterr().out
+    assert "mine.csv was changed since 2 of those that are done read it" in capsys.readouterr().out
     assert len(runner.calls) == 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from datetime import UTC, datetime
 
 import pytest
@@ -13,48 +14,69 @@ from peftbench.sweep.plan import Plan
 from peftbench.sweep.sources import changed
 
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
+TEXT = "text,label\na,0\nb,1\n"
 
 
 @pytest.fixture
-def mine(tmp_path):
-    """A data set's file, and a way to say when it was written."""
-    path = tmp_path / "mine.csv"
-    path.write_text("text,label\na,0\nb,1\n")
-
-    def written(seconds: int) -> None:
-        os.utime(path, (0, NOON.timestamp() + seconds))
-
-    return path, written
+def record(tiny_run):
+    """The record of a run that starts now, with these overrides."""
+    return lambda *overrides: blank_record(Point(tiny_run(*overrides), ()), NOON)
 
 
-def test_a_file_that_was_written_to_since_is_named(mine, tiny_run) -> None:
-    path, written = mine
-    run = tiny_run(f"dataset.path={path}")
-    started = [(run, NOON), (run, NOON.replace(hour=13))]
-    for seconds, count in ((-1, 0), (1, 1), (3601, 2)):
-        written(seconds)
-        said = [f"! {path} was changed after {count} of those that are done had started: write so"]
-        assert changed(started, "write so") == (said if count else [])
+def test_a_file_that_is_another_one_is_named_be_it_an_older_one(tmp_path, record) -> None:
+    path, older = tmp_path / "mine.csv", tmp_path / "older.csv"
+    path.write_text(TEXT)
+    older.write_text(TEXT.replace("b", "c"))
+    os.utime(older, (0, NOON.timestamp() - 10**6))
+    done = [record(f"dataset.path={path}"), record(f"dataset.path={path}", "seed=1")]
+    assert changed(done, "write so") == []
+    older.replace(path)
+    later = record(f"dataset.path={path}", "seed=2")
+    said = [f"! {path} was changed since 2 of those that are done read it: write so"]
+    assert changed([*done, later], "write so") == said
 
 
-def test_a_folder_is_as_new_as_the_newest_file_in_it(tmp_path, tiny_run) -> None:
+def test_a_copy_with_its_times_is_the_same_and_what_is_gone_is_not_another(tmp_path, record) -> None:
+    path, copy = tmp_path / "mine.csv", tmp_path / "copy.csv"
+    path.write_text(TEXT)
+    done = record(f"dataset.path={path}")
+    shutil.copy2(path, copy)
+    copy.replace(path)
+    assert changed([done], "") == []
+    path.unlink()
+    assert changed([done], "") == []
+
+
+def test_a_folder_is_what_is_in_it_two_levels_deep(tmp_path, record) -> None:
     folder = tmp_path / "data"
-    folder.mkdir()
-    run = tiny_run(f"dataset.path={folder}")
-    for name, seconds, count in (("train.csv", -9, 0), ("test.csv", -1, 0), ("validation.csv", 1, 1)):
-        (folder / name).write_text("text,label\na,0\nb,1\n")
-        os.utime(folder, (0, NOON.timestamp() - 9))
-        os.utime(folder / name, (0, NOON.timestamp() + seconds))
-        assert len(changed([(run, NOON)], "")) == count
+    (folder / "train").mkdir(parents=True)
+    for file in ("dataset_dict.json", "train/data.arrow"):
+        (folder / file).write_text("{}")
+        done = record("dataset=hub", f"dataset.path={folder}")
+        (folder / file).write_text("{} ")
+        assert len(changed([done], "")) == 1, file
 
 
-def test_a_plan_says_so_of_what_is_done_only(mine, tiny_run) -> None:
-    path, written = mine
-    written(1)
+def test_code_from_outside_is_what_it_says(tmp_path, record, monkeypatch) -> None:
+    code = "from peftbench.methods.lora import Lora\nclass Mine(Lora):\n    pass\n"
+    (tmp_path / "my_own_method.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = record("method=lora", "method._target_=my_own_method.Mine")
+    (tmp_path / "my_own_method.py").touch()
+    assert changed([done], "") == []
+    (tmp_path / "my_own_method.py").write_text(f"{code}\n")
+    (said,) = changed([done], "")
+    assert "my_own_method.py was changed since 1 of" in said
+    assert not any(name.startswith("peftbench") for name in record("method=lora").environment["sources"])
+
+
+def test_a_plan_says_so_of_what_is_done_only(tmp_path, tiny_run) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(TEXT)
     points = [Point(tiny_run(f"dataset.path={path}", f"seed={seed}"), ()) for seed in (0, 1)]
     plan = Plan(points, {points[0].run.run_id: blank_record(points[0], NOON)}, {})
-    assert plan.warnings() == [
-        f"! {path} was changed after 1 of those that are done had started: engine.rerun=true runs all again"
-    ]
-    written(-1)
     assert not plan.warnings()
+    path.write_text(TEXT + "c,0\n")
+    assert plan.warnings() == [
+        f"! {path} was changed since 1 of those that are done read it: engine.rerun=true runs all again"
+    ]
