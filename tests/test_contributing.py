@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,19 @@ def test_the_worked_example_runs(tmp_path: Path, sentences: Path) -> None:
     assert record.status == "ok"
     assert record.metrics["params/adapter"] == biases_in_attention_and_output()
     assert record.metrics["params/head"] == 2 * 32 + 2
+
+
+def test_the_contract_of_methods_runs_over_it_unasked(tmp_path: Path) -> None:
+    for name in ("peftbench", "conf", "sweeps", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "peftbench/methods/bitfit.py").write_text(block("python"))
+    (tmp_path / "conf/method/bitfit.yaml").write_text(block("yaml"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-k", "bitfit", "tests/methods/test_contract.py"]
+    environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert re.search(r"\b1[5-9] passed", done.stdout), done.stdout[-500:]
 
 
 def biases_in_attention_and_output() -> int:
