@@ -10,7 +10,27 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 
 from peftbench.cli.paths import CONF, SWEEPS
+from peftbench.component import Component, find
 from peftbench.errors import UserError
+
+ELSEWHERE = {
+    "r": "rank=8",
+    "lora_r": "rank=8",
+    "lora_alpha": "rank.alpha (with rank.alpha_ratio=null) or rank.alpha_ratio",
+    "lora_dropout": "method.dropout",
+    "target_modules": "method.targets",
+    "use_dora": "method=dora",
+    "load_in_4bit": "method=qlora",
+    "learning_rate": "trainer.lr",
+    "num_train_epochs": "trainer.epochs",
+    "per_device_train_batch_size": "trainer.batch_size",
+    "gradient_accumulation_steps": "trainer.batch_size, with trainer.gradient_checkpointing=true where memory is short",
+    "lr_scheduler_type": "trainer.schedule",
+    "bf16": "trainer.precision=bf16",
+    "early_stopping": "trainer.select=best, which keeps the best of trainer.validations checkpoints",
+    "patience": "trainer.select=best, which keeps the best of trainer.validations checkpoints",
+}
+"""What PEFT, Trainer and others call the options of ours."""
 
 
 def explain(error: BaseException) -> str:
@@ -65,12 +85,23 @@ def _options(error: BaseException) -> list[str]:
             names = [str(name) for name in parent if not str(name).startswith("_")]
             group = parent._get_full_key(None)
             near = ([] if group else _of_a_part(str(key))) or difflib.get_close_matches(str(key), names, n=1)
-            hints = [f"did you mean {near[0]}?"] if near else []
+            hints = _left_out(parent, group, str(key)) or [f"did you mean {one}?" for one in near]
+            if (ours := ELSEWHERE.get(str(key))) is not None:
+                hints = [f"that is {ours} here"]
             elsewhere = _configs_with(group, str(key))
             hints += [f"{key} is an option of {', '.join(elsewhere)}"] if elsewhere else []
             return [*hints, f"there is: {', '.join(names) or 'no option'}"]
         cause = cause.__cause__ or cause.__context__
     return []
+
+
+def _left_out(parent: DictConfig, group: str, key: str) -> list[str]:
+    """How an option is written that the class of a component has, and its file does not name."""
+    try:
+        fields = find(Component, str(parent.get("_target_"))).model_fields
+    except UserError:
+        return []
+    return [f"its file leaves {key} out: write +{group}.{key}=VALUE"] if key in fields else []
 
 
 def _of_a_part(key: str) -> list[str]:

@@ -134,6 +134,12 @@ def find_tables(folder: Path, *stems: str, suffixes: Sequence[str] = SUFFIXES) -
     return []
 
 
+def parts_of(path: Path) -> list[Path]:
+    """All parts of the table that ``path`` is one of, or the file itself: no part is a data set."""
+    said = SHARD.search(path.name)
+    return [path] if said is None else find_tables(path.parent, path.name[: said.start()]) or [path]
+
+
 def column(table: pd.DataFrame, name: str, option: str, where: object) -> pd.Series:
     """One column of ``table``.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import model_validator
 
 from peftbench.data.columns import STEMS, Columns, Table
-from peftbench.data.files import SUFFIXES, find_tables, read_tables
+from peftbench.data.files import SUFFIXES, find_tables, parts_of, read_tables
 from peftbench.data.hub import is_saved
 from peftbench.errors import UserError
 
@@ -33,7 +33,7 @@ class Text(Columns):
         """The files of each split there is."""
         path = Path(str(self.path)).expanduser()
         if not path.is_dir():
-            return {"train": [path]}
+            return {"train": parts_of(path)}
         found = {name: find_tables(path, *stems) for name, stems in STEMS.items()}
         if not found["train"]:
             there = ", ".join(sorted(item.name for item in path.iterdir())[:20]) or "nothing"

@@ -28,6 +28,8 @@ def peftbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["method=sparse_lora", "sparsity.ratio=1.5"], "write sparsity=none for a dense adapter"),
         (["method=full", "rank=8"], "leave rank out"),
         (["method=vera", "rank.alpha_ratio=1"], "method=vera has no alpha: leave rank.alpha_ratio out"),
+        (["trainer.learning_rate=1"], "that is trainer.lr here"),
+        (["method.lora_alpha=16"], "that is rank.alpha (with rank.alpha_ratio=null)"),
         (["dataset.path=/nowhere"], "no such file or folder"),
         (["-cn", "nosuch"], "named sweeps are contextual, demo,"),
         (["-cn", "contextul"], "did you mean contextual?"),
@@ -57,6 +59,15 @@ def test_a_wrong_command_is_one_sentence_and_exit_code_2(arguments: list[str], s
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2
     assert not list(tmp_path.iterdir()), "nothing is written for a command that cannot be carried out"
+
+
+def test_an_option_that_a_file_leaves_out_is_written_with_a_plus(tmp_path: Path) -> None:
+    own = tmp_path / "own" / "dataset"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("_target_: peftbench.data.movie_reviews.MovieReviews\nname: mine\n")
+    done = peftbench("--config-dir", str(own.parent), "dataset=mine", "dataset.max_length=16", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "its file leaves max_length out: write +dataset.max_length=VALUE" in done.stderr
 
 
 def test_the_version_is_ours(tmp_path: Path) -> None:

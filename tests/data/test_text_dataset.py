@@ -90,6 +90,9 @@ def test_the_numbered_parts_of_a_table_are_one(tmp_path):
     write(table[:20], whole / "train.parquet")
     write(table[20:], whole / "test.parquet")
     assert data.fingerprint == dataset(whole, validation_size=5).read().fingerprint
+    rows = {*data.train.texts, *data.validation.texts}
+    part = dataset(tmp_path / "train-00001-of-00003.parquet").read()
+    assert {*part.train.texts, *part.validation.texts, *part.evaluation.texts} == rows
     (tmp_path / "train-00001-of-00003.parquet").unlink()
     with pytest.raises(UserError, match=r"has 2 of 3 parts \(train-00000-of-00003.parquet, .*\): get the others"):
         dataset(tmp_path).read()
