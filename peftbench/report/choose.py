@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +19,7 @@ from typing import Any
 from peftbench.console import print_anything
 from peftbench.errors import UserError
 from peftbench.record import Record, read_sweep
-from peftbench.report.carry_on import carried, write
+from peftbench.report.carry_on import write
 
 MINIMIZED = ("loss", "perplexity")
 
@@ -29,65 +29,92 @@ class Choice:
     """The tries of one setting (all axes but the seed), and the best of them."""
 
     setting: str
-    tries: dict[float, float]
-    """Learning rate → mean over seeds of the selected checkpoint's validation figure."""
-    metric: str
+    runs: dict[float, list[float | None]]
+    """Learning rate → each run's validation figure of the selected checkpoint; None of one that did not finish."""
     example: Record
     """One of the runs: the recipe that the rate was chosen under."""
 
     @property
+    def metric(self) -> str:
+        """The name of the figure."""
+        return str(self.example.selection["metric"])
+
+    @property
+    def tries(self) -> dict[float, float]:
+        """Learning rate → mean of its figures, for those that have any."""
+        figures = {lr: [figure for figure in runs if figure is not None] for lr, runs in sorted(self.runs.items())}
+        return {lr: fmean(found) for lr, found in figures.items() if found}
+
+    @property
     def best(self) -> float:
-        """The learning rate with the best figure; of equal ones the smallest."""
+        """The rate with the best figure, of equal ones the smallest; where seeds diverged only if no rate has all."""
         sign = 1 if self.metric.endswith(MINIMIZED) else -1
-        return min(self.tries, key=lambda lr: (sign * self.tries[lr], lr))
+        tries = self.tries
+        whole = [lr for lr in tries if None not in self.runs[lr]]
+        return min(whole or tries, key=lambda lr: (sign * tries[lr], lr))
 
     @property
     def at_an_end(self) -> bool:
         """Whether the best lies at an end of the range, so that a better one may lie beyond."""
-        return len(self.tries) > 1 and self.best in (min(self.tries), max(self.tries))
+        return len(self.runs) > 1 and self.best in (min(self.runs), max(self.runs))
 
 
 def choices(records: Iterable[Record]) -> list[Choice]:
-    """One choice for every setting; runs that did not finish (a diverged rate, say) are tries without a figure."""
-    found: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    examples: dict[tuple[str, str], Record] = {}
-    for record in records:
-        if record.status != "ok":
-            continue
-        # HiRA on a 4-bit base is not HiRA, though the axes are the same.
-        key = (_joined(record.setting), _joined(carried(record.config.get("method") or {}, ()).items(), "method."))
-        found[key][record.config["trainer"]["lr"]].append(record.selection["value"])
-        examples.setdefault(key, record)
-    alike = Counter(axes for axes, _ in found)
+    """One choice for every setting with a figure; runs that failed (a diverged rate, say) are tries without one."""
     return [
-        Choice(axes if alike[axes] == 1 else f"{axes}, {method}", _means(tries), record.selection["metric"], record)
-        for ((axes, method), tries), record in zip(found.items(), examples.values(), strict=True)
+        Choice(name, _by_rate(runs), next(run for run in runs if run.status == "ok"))
+        for name, runs in _settings(records).items()
+        if any(run.status == "ok" for run in runs)
     ]
+
+
+def _settings(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """The runs of every setting that was tried; a combination that cannot be is no try."""
+    found: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        if record.status != "skipped":
+            # HiRA on a 4-bit base is not HiRA, though the axes are the same.
+            method = (record.config.get("method") or {}).items()
+            options = [(name, value) for name, value in method if name not in ("_target_", "name")]
+            found[_joined(record.setting), _joined(options, "method.")].append(record)
+    alike = Counter(axes for axes, _ in found)
+    return {axes if alike[axes] == 1 else f"{axes}, {method}": runs for (axes, method), runs in found.items()}
+
+
+def _by_rate(runs: Iterable[Record]) -> dict[float, list[float | None]]:
+    found: dict[float, list[float | None]] = defaultdict(list)
+    for run in runs:
+        found[run.config["trainer"]["lr"]].append(run.selection["value"] if run.status == "ok" else None)
+    return dict(found)
 
 
 def _joined(options: Iterable[tuple[str, Any]], prefix: str = "") -> str:
     return ", ".join(f"{prefix}{key}={value}" for key, value in options if value is not None)
 
 
-def _means(tries: dict[float, list[float]]) -> dict[float, float]:
-    return {lr: fmean(values) for lr, values in sorted(tries.items())}
-
-
 def table(found: list[Choice]) -> str:
     """A Markdown table: a row a setting, a column a learning rate, the chosen one in bold."""
-    rates = sorted({lr for choice in found for lr in choice.tries})
+    rates = sorted({lr for choice in found for lr in choice.runs})
     lines = [
         "| setting | " + " | ".join(f"{lr:g}" for lr in rates) + " | chosen |",
         "|---" * (len(rates) + 2) + "|",
     ]
     for choice in found:
-        cells = [
-            "–" if lr not in choice.tries else f"**{choice.tries[lr]:.4f}**" if lr == choice.best else
-            f"{choice.tries[lr]:.4f}" for lr in rates
-        ]  # fmt: skip
+        cells = " | ".join(_cell(choice, lr) for lr in rates)
         end = " (at an end of the range)" if choice.at_an_end else ""
-        lines.append(f"| {choice.setting} | {' | '.join(cells)} | trainer.lr={choice.best:g}{end} |")
+        lines.append(f"| {choice.setting} | {cells} | trainer.lr={choice.best:g}{end} |")
     return "\n".join(lines)
+
+
+def _cell(choice: Choice, lr: float) -> str:
+    """The figure of one try, and of how many seeds it is where some did not finish."""
+    runs = choice.runs.get(lr)
+    if runs is None:
+        return "–"
+    figure = f"{choice.tries[lr]:.4f}" if lr in choice.tries else ""
+    finished = len(runs) - runs.count(None)
+    seeds = f"({finished} of {len(runs)} seeds)" if finished < len(runs) else ""
+    return f"{f'**{figure}**' if lr == choice.best else figure} {seeds}".strip()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,7 +123,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     folder: Path = options.folder
     try:
-        found = choices(read_sweep(folder))
+        records = list(read_sweep(folder))
+        found = choices(records)
         if not found:
             raise UserError(f"{folder} holds no finished run: run peftbench -cn fair_lr first")
         if options.write:
@@ -105,11 +133,21 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"peftbench: {error}", file=sys.stderr)
         return 2
     print(f"{found[0].metric} of the selected checkpoint, by trainer.lr:\n\n{table(found)}")
-    if len(tries := {len(choice.tries) for choice in found}) > 1:
-        print(f"\nNot the same number of tries: from {min(tries)} to {max(tries)}, which favours those with more.")
+    for remark in _remarks(found, _settings(records)):
+        print(f"\n{remark}")
     if options.write:
         print(f"\nWritten: {options.write}. From the folder above it, run: peftbench -cn {options.write.stem}")
     return 0
+
+
+def _remarks(found: Sequence[Choice], tried: Iterable[str]) -> Iterator[str]:
+    """What the table alone does not tell of the ``found`` and of all settings that were ``tried``."""
+    if any(None in runs for choice in found for runs in choice.runs.values()):
+        yield "A rate at which runs did not finish is chosen only where that is so at all of a setting's rates."
+    if none := sorted(set(tried) - {choice.setting for choice in found}):
+        yield f"No run finished of {'; '.join(none)}."
+    if len(tries := {len(choice.runs) for choice in found}) > 1:
+        yield f"Not the same number of tries: from {min(tries)} to {max(tries)}, which favours those with more."
 
 
 def _parser() -> argparse.ArgumentParser:

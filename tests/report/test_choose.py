@@ -75,7 +75,58 @@ def test_losses_are_minimized_and_an_end_of_the_range_is_said(tmp_path: Path) ->
 def test_failed_tries_have_no_figure(tmp_path: Path) -> None:
     run(tmp_path, "lora", 1e-4, 0, 0.7)
     run(tmp_path, "lora", 1e-1, 0, 0.99, status="failed")
-    assert set(read(tmp_path)["method=lora"].tries) == {1e-4}
+    run(tmp_path, "lora", 1e-2, 0, 0.99, status="skipped")
+    choice = read(tmp_path)["method=lora"]
+    assert set(choice.tries) == {1e-4}
+    assert set(choice.runs) == {1e-4, 1e-1}, "what cannot be is no try"
+
+
+def diverged(folder: Path, method: str, **values: list[float | None]) -> None:
+    """Runs of a method at learning rates ``e3`` (1e-3) and so on, a figure a seed; None where it failed."""
+    for name, figures in values.items():
+        for seed, value in enumerate(figures):
+            status = "failed" if value is None else "ok"
+            run(folder, method, float(f"1e-{name[1:]}"), seed, value or 0.0, status=status)
+
+
+@pytest.mark.parametrize(("metric", "whole", "survivor"), [("accuracy", 0.80, 0.81), ("mlm_loss", 0.20, 0.19)])
+def test_a_rate_where_seeds_diverged_does_not_win_on_its_survivors(
+    tmp_path: Path, capsys, metric: str, whole: float, survivor: float
+) -> None:
+    for lr, value, statuses in ((1e-3, whole, ["ok"] * 3), (1e-2, survivor, ["ok", "failed", "killed"])):
+        selection = {"metric": f"validation/{metric}", "value": value}
+        for seed, status in enumerate(statuses):
+            run(tmp_path, "lora", lr, seed, 0, status=status, selection=selection)
+    assert read(tmp_path)["method=lora"].best == 1e-3
+    assert main([str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert f"| **{whole:.4f}** | {survivor:.4f} (1 of 3 seeds) | trainer.lr=0.001 (at an end of the range) |" in said
+    assert "did not finish" in said
+
+
+def test_where_seeds_diverged_at_every_rate_the_best_of_the_rest_is_chosen(tmp_path: Path) -> None:
+    diverged(tmp_path, "lora", e4=[0.6, None], e3=[0.9, None], e2=[None, None])
+    choice = read(tmp_path)["method=lora"]
+    assert choice.best == 1e-3
+    row = table([choice]).splitlines()[-1]
+    assert "| 0.6000 (1 of 2 seeds) | **0.9000** (1 of 2 seeds) | (0 of 2 seeds) | trainer.lr=0.001 |" in row
+
+
+def test_tries_and_the_ends_of_the_range_count_what_failed(tmp_path: Path, capsys) -> None:
+    diverged(tmp_path, "hira", e4=[0.5], e3=[0.51], e2=[0.6])
+    diverged(tmp_path, "lora", e4=[0.5], e3=[0.51], e2=[None])
+    assert main([str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "trainer.lr=0.01 (at an end of the range)" in said
+    assert "(0 of 1 seeds) | trainer.lr=0.001 |" in said
+    assert "number of tries" not in said
+
+
+def test_a_setting_of_which_no_run_finished_is_said(tmp_path: Path, capsys) -> None:
+    diverged(tmp_path, "lora", e4=[0.5])
+    diverged(tmp_path, "full", e4=[None])
+    assert main([str(tmp_path)]) == 0
+    assert "No run finished of method=full, rank=8." in capsys.readouterr().out
 
 
 def test_options_of_a_method_make_a_setting_of_its_own(tmp_path: Path) -> None:
