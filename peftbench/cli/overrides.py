@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
@@ -21,6 +25,10 @@ _PATHS = {"path", "output_dir"}
 DRY = ("engine.dry_run=true", "engine.dry_run=True")
 """What a command that is listed is not to have."""
 _SWEEPS = re.compile(r"^(range|interval|choice|tag|sort|shuffle|int)\(.*\)$")
+
+_SPECIAL = re.compile(r"[\\()\[\]{}:=, \t]")
+_BARE = re.compile(r"(?!(null|true|false|inf|nan)$)[a-z_][\w-]*", flags=re.IGNORECASE | re.ASCII)
+"""Texts that Hydra reads as they are."""
 
 
 def rewrite(arguments: Iterable[str]) -> list[str]:
@@ -90,3 +98,33 @@ def command(hydra: DictConfig, overrides: Iterable[str]) -> tuple[str, ...]:
     found = [word for folder in folders for word in ("--config-dir", folder)]
     primary = [] if name in (None, "config") else ["-cn", name]
     return (*found, *primary, *(text for text in overrides if text.lstrip("+") not in DRY))
+
+
+def as_value(key: str, value: Any) -> str:
+    """A plain value as Hydra's grammar has it after ``key=``.
+
+    >>> as_value("method.args", {"use_dora": True, "modules": ["a", "b c", None], "scale": 0.5})
+    "{use_dora:true,modules:[a,'b c',null],scale:0.5}"
+
+    Raises:
+        UserError: the grammar has no words for it, as for a mapping's key with a ``^`` in it.
+    """
+    text = _worded(value)
+    with suppress(HydraException):
+        # As a sweep reads it: once from its file, then from the words that Hydra itself makes of that.
+        once = OverridesParser.create().parse_override(f"{key}={text}")
+        again = OverridesParser.create().parse_override(f"{key}={once.get_value_element_as_str()}")
+        if again.value() == value:
+            return text
+    raise UserError(f"{key}={value} cannot be written as an override: Hydra's grammar has no words for it")
+
+
+def _worded(value: Any) -> str:
+    if isinstance(value, dict):
+        # Keys cannot be in quotes: what would end them is escaped.
+        return "{" + ",".join(_SPECIAL.sub(r"\\\g<0>", key) + f":{_worded(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_worded, value)) + "]"
+    if isinstance(value, str):
+        return value if _BARE.fullmatch(value) else QuotedString(value, Quote.single).with_quotes()
+    return json.dumps(value)

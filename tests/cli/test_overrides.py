@@ -2,7 +2,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, QuotedString
 
-from peftbench.cli.overrides import flags_first, rewrite
+from peftbench.cli.overrides import as_value, flags_first, rewrite
 from peftbench.errors import UserError
 
 
@@ -67,3 +67,25 @@ def test_a_list_of_methods_is_no_grid(written: str) -> None:
     with pytest.raises(UserError, match=r"write \+?method=lora,hira for a grid"):
         rewrite([written])
     assert rewrite(["sparsity.layers=[1,2]"]) == ["sparsity.layers=[1,2]"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, "null", True, "true", 0, "0", 1e-05, "1e-05", "", "inf", "a-b_c", "a b", "é", "a,b", "it's", 'say "x"'),
+        *("\\", "\\'", "choice(a,b)", "[a]", "{a:1}", "a=b", "~/x", "-1", " a ", "two\nlines"),
+        *([], {}, [[], {}], {"a": {"b": [None, "None", False, {"c": "d"}]}}),
+        *({"a.b": 1, "a-b": 2, r"x\.(0|1)\.[ab]{2}": 3, "a:b, c=d": 4, ".*": 5, "\\\\": 6},),
+    ],
+)
+def test_hydra_reads_a_value_as_it_was_written(value: object) -> None:
+    override = OverridesParser.create().parse_override(f"a={as_value('a', value)}")
+    assert not override.is_sweep_override()
+    assert override.value() == value
+    assert type(override.value()) is type(value)
+
+
+@pytest.mark.parametrize("value", [{"^a": 1}, {"0": 1}, {"": 1}, {"true": 1}, {"é": 1}])
+def test_what_the_grammar_cannot_say_is_refused(value: dict[str, int]) -> None:
+    with pytest.raises(UserError, match=r"a=\{.*cannot be written"):
+        as_value("a", value)
