@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftbench.cli.overrides import as_value
 from peftbench.cli.paths import CONF
 from peftbench.errors import UserError
 
@@ -51,47 +52,69 @@ def _common(choice: Choice) -> dict[str, Any]:
     """What all settings of one search have alike: data, model and recipe."""
     config = choice.example.config
     parts = {"dataset": _chosen("dataset", config, SIZES), "model": _chosen("model", config, ())}
-    return {**parts, "trainer": carried(config["trainer"], ("lr",))}
+    return {**parts, "trainer": _without(config["trainer"], ("lr",))}
 
 
 def _chosen(group: str, config: Mapping[str, Any], without: Sequence[str]) -> dict[str, Any]:
-    """All options of a part but those ``without``, and its name where the option that it is of gives it another."""
+    """All options of a part but those ``without``; its class and name where the option that it is of has others."""
     part = config[group]
-    own = _written(group, _option(group, part)).get("name") == part["name"]
-    return ({} if own else {"name": part["name"]}) | carried(part, without)
+    written = _written(group, _option(group, part))
+    return _without(part, [*without, *(key for key in ("_target_", "name") if written.get(key) == part.get(key))])
 
 
 def _option(group: str, part: Mapping[str, Any]) -> str:
-    """The option of a group that a part of a configuration was composed from; its name may be the user's own."""
-    fits = {
-        path.stem: _written(group, path.stem)
-        for path in sorted((CONF / group).glob("*.yaml"))
-        if _written(group, path.stem).get("_target_") == part.get("_target_")
-    }
-    named = [stem for stem, written in fits.items() if written.get("name") == part["name"]]
-    unnamed = [stem for stem, written in fits.items() if written.get("name") is None]
-    return [*named, *unnamed, *fits, str(part["name"])][0]
+    """The option of a group that a part of a configuration was composed from; its name may be the user's own.
+
+    Of several with its class it is the one of its name, one that leaves the name open, or that which is most like it.
+    """
+    written = {path.stem: _written(group, path.stem) for path in sorted((CONF / group).glob("*.yaml"))}
+    fits = {stem: own for stem, own in written.items() if own.get("_target_") == part.get("_target_")}
+
+    def distance(stem: str) -> tuple[bool, bool, int, int]:
+        own = fits[stem]
+        others = sum(part.get(key) != value for key, value in own.items())
+        return own.get("name") != part["name"], own.get("name") is not None, len(_gone(own, part)), others
+
+    return min(fits, key=distance, default=str(part["name"]))
 
 
 def _written(group: str, option: str) -> dict[str, Any]:
+    """What the file of an option says of its group's part; one of a method may say more (``@package _global_``)."""
     import yaml
 
     path = CONF / group / f"{option}.yaml"
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+    whole = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+    return dict(whole.get(group, whole))
 
 
-def carried(part: dict[str, Any], without: Sequence[str]) -> dict[str, Any]:
-    """The options of a part but those ``without``."""
-    return {name: value for name, value in part.items() if name not in ("_target_", "name", *without)}
+def _gone(own: Mapping[str, Any], part: Mapping[str, Any]) -> list[str]:
+    """The keys of an option's mappings that a part's have not: Hydra merges the two, so these must be deleted."""
+    pairs = [(name, value, part.get(name)) for name, value in own.items()]
+    mappings = [(name, old, new) for name, old, new in pairs if isinstance(old, dict) and isinstance(new, dict)]
+    return [f"{name}.{key}" for name, old, new in mappings for key in old if key not in new]
+
+
+def _without(part: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in part.items() if name not in names}
 
 
 def _grid(choice: Choice, seeds: str) -> dict[str, Any]:
     """One setting, all its options written out, as a grid over seeds."""
     config = choice.example.config
-    grid: dict[str, Any] = {name: _option(name, config[name]) for name in ("method", "sparsity")}
-    for part in ("method", "rank", "sparsity"):
-        # What is null is so by default, but for the rank: there, null says which of two rules holds.
-        options = carried(config.get(part) or {}, ())
-        written = {name: "null" if value is None and part == "rank" else value for name, value in options.items()}
-        grid |= {f"{part}.{name}": value for name, value in written.items() if value is not None and value != {}}
-    return {**grid, "trainer.lr": choice.best, "seed": seeds}
+    grid: dict[str, Any] = {}
+    for group in ("method", "sparsity"):
+        option = _option(group, config[group])
+        own = _written(group, option)
+        deleted = {f"~{group}.{key}": "null" for key in _gone(own, config[group])}
+        grid |= {group: option, **deleted, **_overrides(group, _chosen(group, config, ()), own)}
+    rank = config.get("rank") or {}
+    return {**grid, **_overrides("rank", rank, rank), "trainer.lr": choice.best, "seed": seeds}
+
+
+def _overrides(group: str, options: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as axes of a grid with one value each; with ``++`` where keys may be new to what the option has."""
+    grid: dict[str, Any] = {}
+    for name, value in options.items():
+        key = f"++{group}.{name}" if isinstance(value, dict) or name not in own else f"{group}.{name}"
+        grid[key] = value if isinstance(value, int | float) else as_value(key, value)
+    return grid
