@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -70,15 +70,26 @@ def choices(records: Iterable[Record]) -> list[Choice]:
 
 def _settings(records: Iterable[Record]) -> dict[str, list[Record]]:
     """The runs of every setting that was tried; a combination that cannot be is no try."""
-    found: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    found: dict[str, dict[tuple[str, ...], list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         if record.status != "skipped":
-            # HiRA on a 4-bit base is not HiRA, though the axes are the same.
-            method = (record.config.get("method") or {}).items()
-            options = [(name, value) for name, value in method if name not in ("_target_", "name")]
-            found[_joined(record.setting), _joined(options, "method.")].append(record)
-    alike = Counter(axes for axes, _ in found)
-    return {axes if alike[axes] == 1 else f"{axes}, {method}": runs for (axes, method), runs in found.items()}
+            found[", ".join(_said(record.setting))][_options(record.config)].append(record)
+    return {
+        ", ".join([axes, *(option for option in options if not all(option in other for other in alike))]): runs
+        for axes, alike in found.items()
+        for options, runs in alike.items()
+    }
+
+
+def _options(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What tells settings of the same axes apart: HiRA on a 4-bit base is not HiRA."""
+    parts = {part: config.get(part) or {} for part in ("method", "rank", "sparsity")}
+    named = [(f"{part}.{name}", value) for part, options in parts.items() for name, value in options.items()]
+    return tuple(_said((name, value) for name, value in named if not name.endswith("._target_")))
+
+
+def _said(options: Iterable[tuple[str, Any]]) -> list[str]:
+    return [f"{name}={value}" for name, value in options if value is not None]
 
 
 def _by_rate(runs: Iterable[Record]) -> dict[float, list[float | None]]:
@@ -86,10 +97,6 @@ def _by_rate(runs: Iterable[Record]) -> dict[float, list[float | None]]:
     for run in runs:
         found[run.config["trainer"]["lr"]].append(run.selection["value"] if run.status == "ok" else None)
     return dict(found)
-
-
-def _joined(options: Iterable[tuple[str, Any]], prefix: str = "") -> str:
-    return ", ".join(f"{prefix}{key}={value}" for key, value in options if value is not None)
 
 
 def table(found: list[Choice]) -> str:

@@ -138,6 +138,28 @@ def test_options_of_a_method_make_a_setting_of_its_own(tmp_path: Path) -> None:
     assert found == {"method=hira, rank=8, method.quantize=none": 0.9, "method=hira, rank=8, method.quantize=nf4": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("part", "ways"),
+    [
+        (
+            "sparsity",
+            {
+                "sparsity.schedule=oneshot": {"schedule": "oneshot"},
+                "sparsity.schedule=gradual": {"schedule": "gradual"},
+            },
+        ),
+        ("rank", {"rank.alpha=16.0": {"alpha": 16.0}, "rank.alpha_ratio=2.0": {"alpha_ratio": 2.0, "alpha": None}}),
+    ],
+)
+def test_options_of_rank_and_sparsity_are_not_averaged_either(tmp_path: Path, part: str, ways: dict) -> None:
+    """What settings have alike is not said of them."""
+    for (name, options), value in zip(ways.items(), (0.9, 0.5), strict=True):
+        config = {"trainer": {"lr": 1e-3}, "method": {"name": "lora", "dropout": 0.0}, part: options}
+        run(tmp_path, "lora", 1e-3, 0, value, config=config, run_id=name)
+    found = {choice.setting: choice.tries[1e-3] for choice in choices(read_sweep(tmp_path))}
+    assert found == {f"method=lora, rank=8, {name}": value for name, value in zip(ways, (0.9, 0.5), strict=True)}
+
+
 def test_the_command(tmp_path: Path, capsys) -> None:
     assert main([str(tmp_path)]) == 2
     run(tmp_path, "lora", 1e-4, 0, 0.7)
