@@ -91,10 +91,11 @@ class Loop:
         for step, batch in enumerate(itertools.islice(self._batches(), total)):
             meter.begin()
             losses.add(self._step(step, batch, optimizer))
+            rate = float(schedule.get_last_lr()[0])
             schedule.step()
             meter.end(batch.real_tokens, batch.computed_tokens, len(batch.rows))
             curve.add(batch.real_tokens)
-            self._log(step, total, losses, curve, float(schedule.get_last_lr()[0]))
+            self._log(step, total, losses, curve, rate)
             if self._validates(step, total):
                 trained.history.append(self._validate(step, losses))
                 curve.restart()

@@ -76,7 +76,8 @@ def loop(model: nn.Module, task: Regression, trainer: Trainer, *hooks: Hook, **c
 def test_the_loop_is_torch_written_out_by_hand() -> None:
     trained, expected = network(), network()
     task = Regression()
-    loop(trained, task, recipe()).run()
+    told = []
+    loop(trained, task, recipe(), report=lambda step, total, figures: told.append(figures.get("train/lr"))).run()
     groups = [{"params": [expected.weight], "weight_decay": 0.1}, {"params": [expected.bias], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.05)
     for step in range(6):
@@ -89,6 +90,8 @@ def test_the_loop_is_torch_written_out_by_hand() -> None:
         optimizer.step()
     torch.testing.assert_close(trained.weight, expected.weight)
     torch.testing.assert_close(trained.bias, expected.bias)
+    rates = [rate for rate in told if rate is not None]
+    assert rates == pytest.approx([0.05 * (6 - step) / 6 for step in range(6)]), "of the step, not of the next one"
 
 
 @pytest.mark.parametrize(("epochs", "max_steps", "steps"), [(1, None, 3), (2, None, 6), (0.5, None, 2), (5, 4, 4)])
