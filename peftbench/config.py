@@ -38,7 +38,9 @@ class Rank(Section):
     @model_validator(mode="after")
     def _one_rule(self) -> Rank:
         if (self.alpha is None) == (self.alpha_ratio is None):
-            raise ValueError("give rank.alpha (fixed) or rank.alpha_ratio (alpha = ratio * r), and null the other")
+            raise ValueError(
+                "give one of two: rank.alpha_ratio=2 (alpha = 2 r), or rank.alpha=16 rank.alpha_ratio=null (fixed)"
+            )
         if any(value < 1 for value in self.pattern.values()):
             raise ValueError("rank.pattern: every rank is an integer of at least 1")
         return self
