@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from peftbench.data.base import Split
-from peftbench.tasks.cache import Ragged, tokenizer_identity
+from peftbench.tasks.cache import Ragged, _read, _write, tokenizer_identity
 from peftbench.tasks.classification import SequenceClassification
 
 TASK = SequenceClassification(("no", "yes"), 8, 0)
@@ -119,6 +119,31 @@ def test_a_damaged_file_is_made_anew(cache_folder, tokenizer, calls, caplog, how
     assert same(first, again)
     assert "tokenizing again" in caplog.text
     assert TASK.encode(SPLIT, tokenizer, train=True).from_cache
+
+
+def heads(raw: bytes) -> list[int]:
+    """The bytes that say what the others are: all but the arrays themselves."""
+    starts = [at for at in range(len(raw)) if raw.startswith(b"PK", at)]
+    return sorted({at for start in starts for at in range(start, min(start + 190, len(raw)))})
+
+
+@pytest.mark.parametrize(("items", "bits"), [(3, range(8)), (700, (1, 4))])
+def test_no_flipped_bit_changes_a_token_or_fails_a_run(tmp_path, items, bits):
+    """The second file is longer than what is read at once, so that nobody is bound to see a CRC at its end."""
+    lists = [list(range(at, at + 9)) for at in range(items)]
+    written = Ragged.of(lists, 1, [[0] * 4 + [1] * 5] * items)
+    path = tmp_path / "tokens.npz"
+    _write(path, written)
+    raw, found = bytearray(path.read_bytes()), []
+    for at in range(len(raw)) if items == 3 else heads(bytes(raw)):
+        for bit in bits:
+            raw[at] ^= 1 << bit
+            path.write_bytes(raw)
+            raw[at] ^= 1 << bit
+            found.append(_read(path, items))
+    read = [one for one in found if one is not None]
+    assert 0 < len(read) < len(found)
+    assert all(np.array_equal(a, b) for one in read for a, b in zip(one, written, strict=True))
 
 
 def test_a_folder_that_cannot_be_written_costs_no_run(monkeypatch, tmp_path, tokenizer, caplog):
