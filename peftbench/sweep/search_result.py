@@ -82,9 +82,12 @@ def conclude(study: Study, settings: SearchOptions, folder: Path) -> None:
     for metric, shares in importances(study, settings).items():
         print(f"\nimportance for {metric}: {', '.join(f'{name} {share:.0%}' for name, share in shares.items())}")
     if len(settings.objectives) > 1:
-        # As wide as it must be: cells that are cut short are of no use in a terminal or a file.
         table = pareto_table(found, settings)
-        Console(highlight=False, width=max(Console().width, Console(width=WIDEST).measure(table).maximum)).print(table)
+        console = Console(highlight=False, emoji=False, markup=False)
+        # As wide as it must be: cells that are cut short are of no use in a terminal or a file.
+        wide = console.options.update(width=WIDEST)
+        console.width = max(console.width, console.measure(table, options=wide).maximum)
+        console.print(table)
         return
     trial, metric = found[0], settings.objectives[0].metric
     print(f"\nbest     {trial.user_attrs['run_id']}: {metric} {trial.values[0]:.6g} (trial {trial.number})")

@@ -6,6 +6,7 @@ import itertools
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import optuna
 import pytest
@@ -18,7 +19,7 @@ from peftbench import report
 from peftbench.record import read_sweep
 from peftbench.sweep.grid import load
 from peftbench.sweep.search_options import SearchOptions
-from peftbench.sweep.search_result import best_trials, importances
+from peftbench.sweep.search_result import best_trials, conclude, importances
 
 
 def test_a_search_ends_with_a_config_that_is_its_best_run(start, runner, tmp_path) -> None:
@@ -59,6 +60,22 @@ def test_the_pareto_set_is_what_no_other_run_beats(start, runner, quick, tmp_pat
     shown = capsys.readouterr().out
     assert all(run_id in shown for run_id in found)
     assert "…" not in shown.partition("Pareto set")[2]
+
+
+def test_what_was_sampled_is_shown_as_it_is_written(capsys) -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    written = ("[output]", "[query,value]", "[/bold]", ":smile:")
+    kinds = {"method.layers": optuna.distributions.CategoricalDistribution(written)}
+    for number, value in enumerate(written):
+        about = {"run_id": f"run-{number}", "status": "ok"}
+        params = {"method.layers": value}
+        study.add_trial(
+            optuna.create_trial(params=params, distributions=kinds, values=[number, number], user_attrs=about)
+        )
+    options = {"params": None, "n_trials": 4, "sampler": "tpe", "seed": 0, "storage": None}
+    conclude(study, SearchOptions.load({**options, "objectives": [ACCURACY, MEMORY]}), Path())
+    shown = capsys.readouterr().out
+    assert all(value in shown for value in written)
 
 
 def test_a_best_run_whose_record_is_gone_is_said(start, runner, quick, tmp_path, capsys) -> None:
