@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,21 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UserError
+from peftbench.sweep.search_storage import STALE, check, is_there, repair, storage, telling_damage
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
-    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
     from peftbench.sweep.search_options import SearchOptions
 
-JOURNAL = "study.journal"
 LOCK = "search.lock"
-SQLITE = "sqlite:///"
 IDENTITY = "search"
-STALE = "stale"
 
 
 @contextmanager
@@ -33,19 +29,19 @@ def opened(options: SearchOptions, folder: Path, name: str, identity: Mapping[st
     """The study of this search, its unfinished trials queued again.
 
     Raises:
-        UserError: another search is at work in ``folder``, the storage cannot be opened, or its trials were made by
-            another search.
+        UserError: another search is at work in ``folder``, the study cannot be read or written, also later on, or it is
+            another search's.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
-    with _exclusive(folder), warnings.catch_warnings():
+    with _exclusive(folder), telling_damage(options, folder), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        _repair(folder / JOURNAL)
-        with _readable(folder):
-            study = _bind(_storage(options, folder), options, name, dict(identity))
-            requeue_stale(study)
+        repair(folder)
+        study = _bind(options, folder, name, _identity(identity))
+        check(study, _names(identity), options, folder)
+        requeue_stale(study)
         yield study
 
 
@@ -53,20 +49,21 @@ def seen(options: SearchOptions, folder: Path, name: str, identity: Mapping[str,
     """The study as it is, for a look at it: nothing is made or mended. None where there is none yet.
 
     Raises:
-        UserError: the storage cannot be opened, or its trials were made by another search.
+        UserError: the study cannot be read, or it is another search's.
     """
     import optuna
 
-    if not _is_there(options, folder):
+    if not is_there(options, folder):
         return None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with _readable(folder), warnings.catch_warnings():
+    with telling_damage(options, folder), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        try:
-            study = optuna.load_study(study_name=name, storage=_storage(options, folder))
-        except KeyError:
+        held = storage(options, folder)
+        if name not in optuna.get_all_study_names(held):
             return None
-    _refuse_other(study, identity)
+        study = optuna.load_study(study_name=name, storage=held)
+        _refuse_other(study, _identity(identity))
+        check(study, _names(identity), options, folder)
     return study
 
 
@@ -162,77 +159,42 @@ def _exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
-def _is_there(options: SearchOptions, folder: Path) -> bool:
-    """Whether there is a file to look into: to open a database that is a file makes one."""
-    if options.storage is None:
-        return (folder / JOURNAL).exists()
-    return not options.storage.startswith(SQLITE) or Path(options.storage.removeprefix(SQLITE)).exists()
-
-
-@contextmanager
-def _readable(folder: Path) -> Iterator[None]:
-    """Say which file is wrong where Optuna finds a line that is none of its own."""
-    try:
-        yield
-    except json.JSONDecodeError as error:
-        path = folder / JOURNAL
-        raise UserError(f"{path} is damaged ({error}): take the wrong lines out, or remove it") from error
-
-
-def _storage(options: SearchOptions, folder: Path) -> BaseStorage:
-    from optuna.storages import JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    if options.storage is None:
-        # Absolute: Optuna waits for ever for a dangling link, and its lock is a link to this path.
-        path = (folder / JOURNAL).absolute()
-        return JournalStorage(JournalFileBackend(str(path)))
-    try:
-        return RDBStorage(options.storage)
-    except Exception as error:
-        # The URL may hold a password, so it is not repeated.
-        reason = str(error).splitlines()[0]
-        raise UserError(f"hydra.sweeper.storage: the database cannot be opened ({reason})") from error
-
-
-def _repair(journal: Path) -> None:
-    """Drop what a kill can leave behind: the journal's own lock, and half a last line."""
-    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
-    if not journal.exists():
-        return
-    with journal.open("rb+") as file:
-        text = file.read()
-        if not text.endswith(b"\n"):
-            file.truncate(text.rfind(b"\n") + 1)
-            os.fsync(file.fileno())
-
-
-def _bind(storage: BaseStorage, options: SearchOptions, name: str, identity: dict[str, Any]) -> Study:
+def _bind(options: SearchOptions, folder: Path, name: str, identity: dict[str, Any]) -> Study:
     """The study called ``name``, if it is of this search or has nothing to lose."""
     import optuna
 
+    held = storage(options, folder)
     directions = [objective.direction for objective in options.objectives]
-    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
-    _refuse_other(study, identity)
-    if study.user_attrs.get(IDENTITY) == _plain(identity):
-        return study
-    optuna.delete_study(study_name=name, storage=storage)
-    study = optuna.create_study(storage=storage, study_name=name, directions=directions)
-    study.set_user_attr(IDENTITY, identity)
+    try:
+        study = optuna.create_study(storage=held, study_name=name, directions=directions)
+    except optuna.exceptions.DuplicatedStudyError:
+        study = optuna.load_study(storage=held, study_name=name)
+        if _refuse_other(study, identity):
+            optuna.delete_study(study_name=name, storage=held)
+            study = optuna.create_study(storage=held, study_name=name, directions=directions)
+    if study.user_attrs.get(IDENTITY) != identity:
+        study.set_user_attr(IDENTITY, identity)
     return study
 
 
-def _refuse_other(study: Study, identity: Mapping[str, Any]) -> None:
-    before, now = study.user_attrs.get(IDENTITY) or {}, _plain(identity)
-    if before != now and (trials := counted(study)):
-        changed = " and ".join(key for key in {**now, **before} if before.get(key) != now.get(key))
+def _refuse_other(study: Study, identity: Mapping[str, Any]) -> list[str]:
+    """What of the identity is another one, if there is nothing to lose."""
+    before = study.user_attrs.get(IDENTITY)
+    before = before if isinstance(before, dict) else {}
+    changed = [key for key in {**identity, **before} if before.get(key) != identity.get(key)]
+    if changed and (trials := counted(study)):
         raise UserError(
-            f"the study {study.study_name} has {len(trials)} trials of a search with another {changed}: "
+            f"the study {study.study_name} has {len(trials)} trials of a search with another {' and '.join(changed)}: "
             "write sweep=NAME for a new one"
         )
+    return changed
 
 
-def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON gives it back."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(identity)))
     return plain
+
+
+def _names(identity: Mapping[str, Any]) -> list[str]:
+    return [dimension["key"] for dimension in identity["dimensions"]]

@@ -195,14 +195,6 @@ def test_a_dry_run_says_how_far_a_search_has_come(start, runner, quick, tmp_path
     assert (tmp_path / "s" / "study.journal").read_bytes() == journal
 
 
-def test_a_damaged_journal_is_named(start, runner, quick, tmp_path) -> None:
-    start(*SPACE, n_trials=1)
-    with (tmp_path / "s" / "study.journal").open("a") as file:
-        file.write("not json\n")
-    with pytest.raises(UserError, match=r"study\.journal is damaged"):
-        start(*SPACE, n_trials=2)
-
-
 def test_rerun_is_refused(start, runner, quick) -> None:
     with pytest.raises(UserError, match=r"engine\.rerun"):
         start(*SPACE, "engine.rerun=true")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import optuna
 import pytest
 from searching import ACCURACY, MEMORY, SPACE, params_of, study_in
 
@@ -10,7 +9,7 @@ from peftbench.errors import UserError
 from peftbench.record import Record, read_sweep
 from peftbench.sweep.search_options import Constraint, SearchOptions, figures_of
 from peftbench.sweep.search_result import best_trials
-from peftbench.sweep.search_study import counted, pruner
+from peftbench.sweep.search_study import pruner
 
 
 def test_the_evaluation_split_is_no_objective(start, runner) -> None:
@@ -115,17 +114,3 @@ def test_pruners(start, runner, quick, monkeypatch, name: str, kind: str) -> Non
         }
     )
     assert type(pruner(options, 9)).__name__ == kind
-
-
-def test_a_database_holds_the_study_on_request(start, runner, quick, tmp_path, capsys) -> None:
-    url = f"sqlite:///{tmp_path}/studies.db"
-    start(*SPACE, "engine.dry_run=true", storage=url, n_trials=2)
-    assert not (tmp_path / "studies.db").exists(), "a dry run leaves nothing"
-    start(*SPACE, storage=url, n_trials=2)
-    start(*SPACE, "engine.dry_run=true", storage=url, n_trials=3)
-    assert "2 trials done already, 1 to run" in capsys.readouterr().out
-    start(*SPACE, storage=url, n_trials=3)
-    assert len(counted(optuna.load_study(study_name="s", storage=url))) == 3
-    assert not (tmp_path / "s" / "study.journal").exists()
-    with pytest.raises(UserError, match="cannot be opened"):
-        start(*SPACE, storage="nosuch://place")
