@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 LOCK = "search.lock"
 IDENTITY = "search"
+FOLDER = "folder"
+"""In the identity of a study that is in a database: whose it is. A journal lies in its folder, and moves with it."""
+SIGNING = 2.0
+"""Seconds after which a search that has made a study has surely written its identity into it."""
 
 
 @contextmanager
@@ -39,7 +44,7 @@ def opened(options: SearchOptions, folder: Path, name: str, identity: Mapping[st
     with _exclusive(folder), telling_damage(options, folder), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         repair(folder)
-        study = _bind(options, folder, name, _identity(identity))
+        study = _bind(options, folder, name, _identity(options, folder, identity))
         check(study, _names(identity), options, folder)
         requeue_stale(study)
         yield study
@@ -62,7 +67,7 @@ def seen(options: SearchOptions, folder: Path, name: str, identity: Mapping[str,
         if name not in optuna.get_all_study_names(held):
             return None
         study = optuna.load_study(study_name=name, storage=held)
-        _refuse_other(study, _identity(identity))
+        _refuse_other(study, _identity(options, folder, identity))
         check(study, _names(identity), options, folder)
     return study
 
@@ -166,9 +171,12 @@ def _bind(options: SearchOptions, folder: Path, name: str, identity: dict[str, A
     held = storage(options, folder)
     directions = [objective.direction for objective in options.objectives]
     try:
+        # Of two searches that begin at once, one makes it.
         study = optuna.create_study(storage=held, study_name=name, directions=directions)
     except optuna.exceptions.DuplicatedStudyError:
         study = optuna.load_study(storage=held, study_name=name)
+        if options.storage is not None and IDENTITY not in study.user_attrs:
+            time.sleep(SIGNING)  # it may be of a search that begins right now
         if _refuse_other(study, identity):
             optuna.delete_study(study_name=name, storage=held)
             study = optuna.create_study(storage=held, study_name=name, directions=directions)
@@ -181,8 +189,17 @@ def _refuse_other(study: Study, identity: Mapping[str, Any]) -> list[str]:
     """What of the identity is another one, if there is nothing to lose."""
     before = study.user_attrs.get(IDENTITY)
     before = before if isinstance(before, dict) else {}
-    changed = [key for key in {**identity, **before} if before.get(key) != identity.get(key)]
-    if changed and (trials := counted(study)):
+    home, here = before.get(FOLDER), identity.get(FOLDER)
+    if home is not None and home != here:
+        # Also without trials: the search there may be about to begin its first one.
+        raise UserError(
+            f"the study {study.study_name} in hydra.sweeper.storage is of the search in {home}: go on there, or write "
+            "sweep=NAME for a new one (if that folder was moved: name another database, and no record is lost)"
+        )
+    changed = [key for key in {**identity, **before} if key != FOLDER and before.get(key) != identity.get(key)]
+    # Trials of this folder that are not finished are of nobody, for this search has its lock; others are of somebody.
+    trials = counted(study) if home == here else study.get_trials(deepcopy=False)
+    if changed and trials:
         raise UserError(
             f"the study {study.study_name} has {len(trials)} trials of a search with another {' and '.join(changed)}: "
             "write sweep=NAME for a new one"
@@ -190,9 +207,10 @@ def _refuse_other(study: Study, identity: Mapping[str, Any]) -> list[str]:
     return changed
 
 
-def _identity(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(identity)))
+def _identity(options: SearchOptions, folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back, with the folder where the study is elsewhere."""
+    where = {} if options.storage is None else {FOLDER: str(folder.resolve())}
+    plain: dict[str, Any] = json.loads(json.dumps({**identity, **where}))
     return plain
 
 

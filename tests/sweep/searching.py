@@ -122,10 +122,12 @@ def quick(composed, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def start(loader, tmp_path):
-    """Start a search in ``tmp_path/s`` and return the exit code."""
+    """Start a search in ``tmp_path/s``, or in another folder's, and return the exit code."""
 
-    def started(*arguments: str, name: str = "config", params: dict | None = None, **options) -> int:
-        written = rewrite([*arguments, f"output_dir={tmp_path}", "sweep=s", "tracker=none"])
+    def started(
+        *arguments: str, name: str = "config", params: dict | None = None, folder: Path = tmp_path, **options
+    ) -> int:
+        written = rewrite([*arguments, f"output_dir={folder}", "sweep=s", "tracker=none"])
         master = loader.load_configuration(name, written, RunMode.MULTIRUN)
         defaults = {"n_trials": 6, "sampler": "tpe", "seed": 0, "objectives": [ACCURACY], "storage": None}
         try:

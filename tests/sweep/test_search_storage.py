@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -11,7 +12,8 @@ from searching import SPACE
 
 from peftbench.errors import UserError
 from peftbench.record import read_sweep
-from peftbench.sweep.search_study import counted
+from peftbench.sweep import search_study
+from peftbench.sweep.search_study import FOLDER, IDENTITY, counted
 
 
 def test_a_database_holds_the_study_on_request(start, runner, quick, tmp_path, capsys) -> None:
@@ -30,6 +32,81 @@ def test_a_database_holds_the_study_on_request(start, runner, quick, tmp_path, c
 
 def study_at(url: str) -> optuna.Study:
     return optuna.load_study(study_name="s", storage=url)
+
+
+def test_a_study_in_a_database_belongs_to_one_folder(start, runner, quick, tmp_path) -> None:
+    url = f"sqlite:///{tmp_path}/two.db"
+    first, second = tmp_path / "first", tmp_path / "second"
+    refused = rf"study s in hydra\.sweeper\.storage is of the search in {first}/s: go on there, or write sweep=NAME"
+
+    def begin_another(run) -> str:
+        for more in ((), ("trainer.epochs=2",), ("engine.dry_run=true",)):
+            with pytest.raises(UserError, match=refused) as said:
+                start(*SPACE, *more, folder=second, storage=url, n_trials=3)
+            assert "two.db" not in str(said.value)
+        return "ok"
+
+    runner.status = begin_another
+    assert start(*SPACE, folder=first, storage=url, n_trials=3) == 0
+    runner.status = lambda run: "ok"
+    assert len(runner.calls) == len(list(read_sweep(first / "s"))) == len(study_at(url).trials) == 3
+    (tmp_path / "link").symlink_to(first)
+    assert start(*SPACE, folder=tmp_path / "link", storage=url, n_trials=4) == 0, "the same folder"
+    with pytest.raises(UserError, match=refused):
+        start(*SPACE, folder=second, storage=url, n_trials=4)
+
+
+def test_a_study_that_has_no_trial_yet_is_not_taken_away(start, runner, quick, tmp_path, monkeypatch) -> None:
+    url = f"sqlite:///{tmp_path}/two.db"
+    said = []
+
+    def before_the_first(study) -> None:
+        monkeypatch.setattr(search_study, "requeue_stale", lambda study: None)
+        with pytest.raises(UserError, match="is of the search in") as refused:
+            start(*SPACE, "trainer.epochs=2", folder=tmp_path / "second", storage=url)
+        said.append(refused)
+
+    monkeypatch.setattr(search_study, "requeue_stale", before_the_first)
+    assert start(*SPACE, folder=tmp_path / "first", storage=url, n_trials=2) == 0
+    assert said
+    assert len(counted(study_at(url))) == 2
+
+
+def test_a_study_that_is_being_made_is_not_taken_away(start, runner, quick, tmp_path, monkeypatch) -> None:
+    """Another search has made it, and signs it while this one waits."""
+    url = f"sqlite:///{tmp_path}/two.db"
+    study = optuna.create_study(study_name="s", storage=url)
+
+    def sign(seconds: float) -> None:
+        study.set_user_attr(IDENTITY, {FOLDER: "/elsewhere/s"})
+
+    monkeypatch.setattr(search_study, "time", SimpleNamespace(sleep=sign))
+    with pytest.raises(UserError, match="is of the search in /elsewhere/s: "):
+        start(*SPACE, storage=url)
+    assert study.user_attrs == {IDENTITY: {FOLDER: "/elsewhere/s"}}
+
+
+def test_a_study_of_before_is_taken_on_and_signed(start, runner, quick, tmp_path) -> None:
+    url = f"sqlite:///{tmp_path}/two.db"
+    start(*SPACE, storage=url, n_trials=2)
+    study = study_at(url)
+    unsigned = {key: value for key, value in study.user_attrs[IDENTITY].items() if key != FOLDER}
+    study.set_user_attr(IDENTITY, unsigned)
+    study.ask()
+    for trials in ("3 trials", "3 trials"):
+        with pytest.raises(UserError, match=f"{trials} of a search with another configuration"):
+            start(*SPACE, "trainer.epochs=2", storage=url)
+    assert start(*SPACE, storage=url, n_trials=3) == 0
+    assert study_at(url).user_attrs[IDENTITY] == {**unsigned, FOLDER: str(tmp_path / "s")}
+    assert len(runner.calls) == 3
+
+
+def test_a_journal_moves_with_its_folder(start, runner, quick, tmp_path) -> None:
+    start(*SPACE, n_trials=2)
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "s").rename(tmp_path / "moved" / "s")
+    assert start(*SPACE, folder=tmp_path / "moved", n_trials=3) == 0
+    assert len(runner.calls) == 3
 
 
 def renamed(before: str, after: str):
