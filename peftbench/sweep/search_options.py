@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -112,7 +113,8 @@ def figures_of(record: Record) -> dict[str, float]:
     """Every figure of a run that a search may select by."""
     step = record.selection.get("step")
     selected = next((report for report in reversed(record.history) if report.get("step") == step), {})
-    validated = {name: value for name, value in selected.items() if name.startswith(VALIDATION)}
+    # A report that is null was infinite or no number, for which Optuna has a failed trial.
+    validated = {n: math.nan if value is None else value for n, value in selected.items() if n.startswith(VALIDATION)}
     measured = {name: value for name, value in record.metrics.items() if not name.startswith(EVALUATION)}
     return {name: float(v) for name, v in {**measured, **validated}.items() if isinstance(v, int | float)}
 

@@ -118,6 +118,22 @@ def test_a_failed_run_is_a_failed_trial_and_the_search_goes_on(start, runner, qu
     assert sorted(runner.calls) == sorted(set(runner.calls)), "a failed point is not tried twice in one search"
 
 
+def test_a_figure_that_is_no_number_is_a_failed_trial(start, runner, quick, tmp_path, monkeypatch) -> None:
+    measured = runner.carry_out
+
+    def endless(point):
+        record = measured(point)
+        if point.run.method.name == "hira":
+            record.history[0]["validation/accuracy"] = None
+            record.write(point.folder)
+        return record
+
+    monkeypatch.setattr(runner, "carry_out", endless)
+    start("method=lora,hira", "rank=range(4,65,4)", n_trials=8)
+    states = {trial.params["method"]: trial.state.name for trial in counted(study_in(tmp_path))}
+    assert states == {"lora": "COMPLETE", "hira": "FAIL"}
+
+
 def test_fail_fast_stops_at_the_first_failure(start, runner, quick, tmp_path) -> None:
     runner.status = lambda run: "failed"
     with pytest.raises(UserError, match="fail_fast"):
