@@ -101,7 +101,11 @@ def _cut_validation(dataset: Dataset, train: Split, notes: list[str]) -> tuple[S
 
 
 def _validation_size(dataset: Dataset, count: int) -> int:
-    """How many of ``count`` items are cut off for selection."""
+    """How many of ``count`` items are cut off for selection.
+
+    Raises:
+        UserError: all of them would be.
+    """
     size = dataset.validation_size or max(1, min(VALIDATION_MOST, round(VALIDATION_SHARE * count)))
     if size >= count:
         raise UserError(
