@@ -59,7 +59,7 @@ def main() -> None:
         print(f"peftbench: {explain(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        again = any(argument.startswith("engine.rerun=true") for argument in sys.argv)
+        again = any(argument.lstrip("+").lower() == "engine.rerun=true" for argument in sys.argv)
         how = "without engine.rerun the same command goes on" if again else "the same command goes on"
         print(f"peftbench: interrupted; {how} from here", file=sys.stderr)
         sys.exit(130)

@@ -74,6 +74,8 @@ def named(fields: dict[str, Any], source: str) -> dict[str, Any]:
 def find(base: type[T], path: str) -> type[T]:
     """Import the class at the dotted ``path`` and check that it is a ``base``."""
     module, _, attribute = str(path).rpartition(".")
+    if module == "__main__":
+        raise UserError(f"_target_: {path} is in the script that was started, which no run has: put it into a module")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

@@ -134,9 +134,9 @@ class RunConfig(Section):
         # A method without a rank is one point of a rank grid, not one per rank: the axis is dropped, not ignored.
         if not self.method.uses_rank and self.rank is not None:
             object.__setattr__(self, "rank", None)
-        # Nor is one without an alpha a point for each of its ratios: it has none, which is a scaling of 1.
+        # Nor is one without an alpha a point for each of its ratios.
         if not self.method.uses_alpha and self.rank is not None and self.rank.alpha_ratio is not None:
-            object.__setattr__(self, "rank", self.rank.model_copy(update={"alpha_ratio": 1.0}))
+            object.__setattr__(self, "rank", self.rank.model_copy(update={"alpha_ratio": NO_ALPHA}))
         return self
 
     @classmethod
@@ -188,6 +188,8 @@ class RunConfig(Section):
         return self.method.conflict(self) or self.sparsity.conflict(self) or self.dataset.conflict(self)
 
 
+NO_ALPHA = 2.0
+"""In place of every ratio where there is no alpha: the one of ``rank=default``."""
 BASES: dict[str, type[Component]] = {
     "method": Method,
     "dataset": Dataset,

@@ -21,6 +21,10 @@ TEXTS = ("memory/source",)
 FILE = "record.json"
 FINE: tuple[Status, ...] = ("ok", "skipped", "pruned")
 """Of runs that ended as they should."""
+SOURCES = "sources"
+"""In the environment: what tells the files that the run read from others, by their paths on this machine."""
+INTERRUPTED = "interrupted"
+"""How the reason of a run begins that was ended together with its engine: it is run again without being asked."""
 
 
 @dataclass
@@ -62,6 +66,11 @@ class Record:
     def setting(self) -> tuple[tuple[str, Any], ...]:
         """The axes without the seed: runs of one setting differ by seed only."""
         return tuple((key, value) for key, value in self.axes.items() if key != "seed")
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the run was ended with its engine, so that nothing is known about it yet."""
+        return self.status == "killed" and (self.reason or "").startswith(INTERRUPTED)
 
     def sound(self) -> bool:
         """Whether every field is of its type, as far as tables rely on it, and this version knows what they mean."""

@@ -76,6 +76,7 @@ def corpus(
         _check(train, "train")
         train, evaluation = _cut_end(train, max(1, round(EVALUATION_SHARE * len(train.texts))), cut_name, written)
     if validation is None:
+        _check(train, "train")
         size = _validation_size(dataset, len(train.texts))
         train, validation = _cut_end(train, size, "validation (cut from train)", written)
     else:

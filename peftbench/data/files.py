@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +21,8 @@ QUOTED = re.compile(r'"(?:[^"]|"")*"')
 """A whole field in quotes, with two of them for one."""
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 """How a file begins that a spreadsheet saved as "Unicode text"."""
-SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")
-"""In the names of a table's parts, the number of them."""
+PART = re.compile(r"(.+)-\d{5}-of-(\d{5})(?:-[0-9a-f]+)?(\.\w+)")
+"""How the hub calls the parts of a table: its name, how many there are, the suffix."""
 PARQUET = (".parquet",)
 SUFFIXES = (*PARQUET, ".csv", ".tsv", ".jsonl", ".json", ".txt")
 
@@ -110,10 +111,10 @@ def read_tables(paths: Sequence[Path]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    said = SHARD.search(paths[0].name)
-    if said and int(said.group(1)) != len(paths):
+    said = PART.fullmatch(paths[0].name)
+    if said and int(said[2]) != len(paths):
         names = ", ".join(path.name for path in paths)
-        raise UserError(f"{paths[0].parent} has {len(paths)} of {int(said.group(1))} parts ({names}): get the others")
+        raise UserError(f"{paths[0].parent} has {len(paths)} of {int(said[2])} parts ({names}): get the others")
     if len(paths) == 1:
         return read_table(paths[0])
     return pd.concat(map(read_table, paths), ignore_index=True)
@@ -127,17 +128,22 @@ def find_tables(folder: Path, *stems: str, suffixes: Sequence[str] = SUFFIXES) -
     """
     for stem in stems:
         for suffix in suffixes:
-            if (path := folder / f"{stem}{suffix}").is_file():
+            if os.path.isfile(path := folder / f"{stem}{suffix}"):
                 return [path]
-            if parts := sorted(path for path in folder.glob(f"{stem}-*-of-*{suffix}") if SHARD.search(path.name)):
+            if parts := _parts(folder, stem, suffix):
                 return parts
     return []
 
 
 def parts_of(path: Path) -> list[Path]:
     """All parts of the table that ``path`` is one of, or the file itself: no part is a data set."""
-    said = SHARD.search(path.name)
-    return [path] if said is None else find_tables(path.parent, path.name[: said.start()]) or [path]
+    said = PART.fullmatch(path.name)
+    return [path] if said is None else _parts(path.parent, said[1], said[3]) or [path]
+
+
+def _parts(folder: Path, stem: str, suffix: str) -> list[Path]:
+    found = ((path, PART.fullmatch(path.name)) for path in folder.glob("*"))
+    return sorted(path for path, said in found if said and (said[1], said[3]) == (stem, suffix))
 
 
 def column(table: pd.DataFrame, name: str, option: str, where: object) -> pd.Series:

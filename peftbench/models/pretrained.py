@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,13 +55,13 @@ class Pretrained(Model):
         """
         if self.path is None:
             return str(self.id)
-        folder = Path(self.path).expanduser()
-        if not (folder / "config.json").is_file():
+        folder = os.path.expanduser(self.path)
+        if not os.path.isfile(os.path.join(folder, "config.json")):
             raise UserError(
                 f"model.path={self.path}: no config.json there; "
                 "write the folder that save_pretrained made (config.json, tokenizer files, *.safetensors)"
             )
-        return str(folder)
+        return folder
 
     def config(self) -> PretrainedConfig:
         """The network's configuration, without its weights."""

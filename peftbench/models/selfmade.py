@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +29,13 @@ class SelfMade(Pretrained):
         Raises:
             UserError: there is no such model; the message has the command that makes it.
         """
-        folder = Path(self.path).expanduser()
-        if not (folder / PROVENANCE).is_file():
+        folder = os.path.expanduser(self.path)
+        if not os.path.isfile(os.path.join(folder, PROVENANCE)):
             raise UserError(
                 f"model={self.name}: {self.path} holds no model with its {PROVENANCE}; write model.path=DIR, or make "
                 f"one in minutes: python -m peftbench.pretrain --dataset-path DIR --out {self.path}"
             )
-        return str(folder)
+        return folder
 
     def identity(self, config: PretrainedConfig) -> dict[str, Any]:
         """See `Pretrained.identity`; other weights are another revision, and ``note`` says what the base is."""

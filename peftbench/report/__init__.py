@@ -48,4 +48,5 @@ def show(
 
     loaded = sweep.load(folder)
     shown = loaded if only is None else part.part(loaded, only, baseline)
-    terminal.show(shown, view.views(shown, baseline), file, others=loaded.size - shown.size)
+    found = view.views(shown, baseline, whole=loaded)
+    terminal.show(shown, found, file, others=loaded.size - shown.size)

@@ -69,10 +69,10 @@ def choices(records: Iterable[Record]) -> list[Choice]:
 
 
 def _settings(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """The runs of every setting that was tried; a combination that cannot be is no try."""
+    """The runs of every setting that was tried; a combination that cannot be is no try, nor is what has not ended."""
     found: dict[str, dict[tuple[str, ...], list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        if record.status != "skipped":
+        if record.status != "skipped" and not record.interrupted:
             found[", ".join(_said(record.setting))][_options(record.config)].append(record)
     return {
         ", ".join([axes, *(option for option in options if not all(option in other for other in alike))]): runs

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from peftbench import __version__
-from peftbench.record import Record, write_atomically
+from peftbench.record import SOURCES, Record, write_atomically
 from peftbench.report import facts, search
 from peftbench.report.charts import draw
 from peftbench.report.failures import failed
@@ -106,19 +106,19 @@ def _provenance(view: View) -> list[Fact]:
 
 
 def _environment(records: Iterable[Record]) -> list[Fact]:
-    """Machine, versions and commit. The overrides are left out: they stand with each run."""
+    """Machine, versions and commit, without what each run has of its own."""
     found: dict[str, dict[str, Any]] = {}
     before = None
     for record in records:
         # Most are like the one before: no text is made of those.
-        if (environment := _without_overrides(record.environment)) and environment != before:
+        if (environment := _shared(record.environment)) and environment != before:
             found.setdefault(json.dumps(environment, default=str), environment)
             before = environment
     return _facts([flatten(environment) for environment in found.values()])
 
 
-def _without_overrides(environment: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in environment.items() if name != "overrides"}
+def _shared(environment: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in environment.items() if name not in ("overrides", SOURCES)}
 
 
 def _facts(flat: list[dict[str, Any]]) -> list[Fact]:

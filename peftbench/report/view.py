@@ -50,11 +50,12 @@ class View:
     """Why some settings are not compared, and what the data are."""
 
 
-def views(sweep: Sweep, baseline: str, limit: int | None = None) -> list[View]:
+def views(sweep: Sweep, baseline: str, limit: int | None = None, *, whole: Sweep | None = None) -> list[View]:
     """The sections of a sweep, the largest first where there are more than `SECTIONS`.
 
     Args:
         limit: rows in all; None is all if they are at most `LIMIT`, and `SHOWN` otherwise.
+        whole: the sweep that ``sweep`` is a part of: tests are corrected over all that it compares.
     """
     sections = sweep.sections
     if len(sections) > SECTIONS:
@@ -63,12 +64,19 @@ def views(sweep: Sweep, baseline: str, limit: int | None = None) -> list[View]:
     most = limit or (rows if rows <= LIMIT else SHOWN)
     share = most if most >= rows else max(most // max(len(sections), 1), FEWEST)
     titles = _titles(sections)
-    return [_view(sweep.folder, *one, baseline, share) for one in zip(sections, titles, strict=True)]
+    family = {section.key: section for section in (whole or sweep).sections}
+    return [
+        _view(sweep.folder, section, title, baseline, share, family[section.key])
+        for section, title in zip(sections, titles, strict=True)
+    ]
 
 
-def _view(folder: Path, section: Section, title: str, baseline: str, limit: int) -> View:
+def _view(folder: Path, section: Section, title: str, baseline: str, limit: int, family: Section) -> View:
     chosen = best(section, limit)
-    comparisons = compare(folder, section, baseline, chosen)
+    tested = {id(setting): setting for setting in (*chosen, *(best(family, LIMIT) if family is not section else ()))}
+    found = dict(zip(tested, compare(folder, family, baseline, list(tested.values())), strict=True))
+    comparisons = [found[id(setting)] for setting in chosen]
+    over = "this table" if len(tested) == len(chosen) else f"the {len(tested):,} settings of the page's table"
     frame = settings_frame(section, comparisons, chosen)
     columns, fixed = describe(section, frame, baseline)
     runs = [run for setting in chosen for run in setting.runs]
@@ -81,7 +89,7 @@ def _view(folder: Path, section: Section, title: str, baseline: str, limit: int)
         finding(section, frame, baseline),
         (*_cut(section, chosen), _where(section, runs, fixed)),
         _warnings(section, runs),
-        (*_key(section, frame, baseline), *_unsteady(frame)),
+        (*_key(section, frame, baseline, over), *_unsteady(frame)),
         (
             *_untested(section, chosen, comparisons),
             *_partly(section, chosen, comparisons),
@@ -141,9 +149,9 @@ def _where(section: Section, runs: list[Record], fixed: list[str]) -> str:
     return " · ".join([*fixed, *where])
 
 
-def _key(section: Section, frame: pd.DataFrame, baseline: str) -> list[str]:
+def _key(section: Section, frame: pd.DataFrame, baseline: str, over: str) -> list[str]:
     tested = any(verdict in ("better", "worse", "tie") for verdict in frame["verdict"])
-    return [_intervals(frame), *([_explained(section, baseline)] if tested else [])]
+    return [_intervals(frame), *([_explained(section, baseline, over)] if tested else [])]
 
 
 def _intervals(frame: pd.DataFrame) -> str:
@@ -158,12 +166,12 @@ def _intervals(frame: pd.DataFrame) -> str:
     return "; ".join([interval, *([pairs] if 2 in set(frame["seeds"]) else []), "costs are means."])
 
 
-def _explained(section: Section, baseline: str) -> str:
+def _explained(section: Section, baseline: str, over: str) -> str:
     metric = section.key.metric
     unit = change_unit(metric)
     if metric is not None and metric.kind == "plain":
         unit += ", of geometric means over seeds (means shown are arithmetic)"
-    test = "paired permutation test over items with seed noise, Holm-corrected over this table, 5 % level"
+    test = f"paired permutation test over items with seed noise, Holm-corrected over {over}, 5 % level"
     return f"vs {baseline}: change in {unit}; {test}; tie = not significant."
 
 

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import Pruned, Skip, UserError
-from peftbench.record import Record, Status
+from peftbench.record import SOURCES, Record, Status
 from peftbench.sweep.orphans import end_with_parent
 from peftbench.sweep.outcome import LOG, blank_record, log_tail, traceback_of
 from peftbench.sweep.slots import Slot
+from peftbench.sweep.sources import stamps
 
 if TYPE_CHECKING:
     from peftbench.sweep.grid import Point
@@ -108,7 +109,7 @@ def carry_out(job: Job, on_progress: OnProgress) -> Record:
     """Run one point; whatever is raised becomes the status, reason and traceback of its record."""
     point = job.point
     record = blank_record(point, datetime.now(UTC))
-    record.environment |= job.circumstances
+    record.environment |= {**job.circumstances, SOURCES: stamps(point.run)}
     reports = _Reports(on_progress)
     tracker = point.run.tracker
     try:

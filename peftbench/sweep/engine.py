@@ -13,7 +13,7 @@ from peftbench.sweep.child import Judge
 from peftbench.sweep.claim import Claim, tidy
 from peftbench.sweep.grid import Point
 from peftbench.sweep.orphans import end_orphans
-from peftbench.sweep.outcome import finish, is_interrupted, record_of
+from peftbench.sweep.outcome import finish, record_of
 from peftbench.sweep.plan import Plan
 from peftbench.sweep.pool import Pool
 from peftbench.sweep.process import Launcher
@@ -157,7 +157,7 @@ class Runner:
         if who is not None:
             claim.release()
             self._leave(point, who)
-        elif held is not None and not is_interrupted(held) and held != self._before.get(point.run.run_id):
+        elif held is not None and not held.interrupted and held != self._before.get(point.run.run_id):
             claim.release()
             self._found.append(held)
         else:

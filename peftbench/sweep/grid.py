@@ -27,6 +27,11 @@ class Point:
     overrides: tuple[str, ...]
     """What makes this point on the command line, ``-cn NAME`` included."""
 
+    @classmethod
+    def of(cls, run: RunConfig, hydra: DictConfig, overrides: Iterable[str]) -> Point:
+        """The point of a sweep; what its method has no use for is no part of its command, which would refuse it."""
+        return cls(run, command(hydra, (text for text in overrides if not _is_ignored(run, text))))
+
     @property
     def folder(self) -> Path:
         """``<output_dir>/<sweep>/<run id>``."""
@@ -86,7 +91,7 @@ def grid_points(
     for overrides in itertools.chain.from_iterable(written):
         config = composer(overrides)
         try:
-            point = Point(load(config), command(master.hydra, overrides))
+            point = Point.of(load(config), master.hydra, overrides)
         except UserError as error:
             raise UserError(f"{error}\n  at the point {' '.join(overrides)}") from None
         points.setdefault(point.run.run_id, point)
@@ -161,8 +166,13 @@ def _refuse_axes_without_effect(overrides: Iterable[Override]) -> None:
 
 
 def _refuse_ignored(point: Point) -> None:
-    method, written = point.run.method, [text.lstrip("+") for text in point.overrides]
-    if point.run.rank is None and any(text.startswith(("rank.", "rank=")) for text in written):
-        raise UserError(f"method={method.name} has no rank: leave rank out")
-    if not method.uses_alpha and any(text.startswith("rank.alpha_ratio=") for text in written):
-        raise UserError(f"method={method.name} has no alpha: leave rank.alpha_ratio out")
+    if ignored := [text for text in point.overrides if _is_ignored(point.run, text)]:
+        what = "rank" if point.run.rank is None else "alpha"
+        raise UserError(f"method={point.run.method.name} has no {what}: leave {ignored[0]} out")
+
+
+def _is_ignored(run: RunConfig, override: str) -> bool:
+    name = override.lstrip("+").partition("=")[0]
+    if run.rank is None:
+        return name.partition(".")[0] == "rank"
+    return name == "rank.alpha_ratio" and not run.method.uses_alpha

@@ -14,14 +14,11 @@ from typing import Any
 from peftbench.errors import UserError
 from peftbench.record import FILE, Record, Status, read, write_atomically
 from peftbench.sweep.grid import Point
-from peftbench.sweep.sources import SOURCES, stamps
 
 LOG = "run.log"
 CONFIG = "config.yaml"
 CORRUPT = "record.corrupt.json"
 PREVIOUS = "record.previous.json"
-INTERRUPTED = "interrupted"
-"""How the reason of a run begins that was ended together with its engine: it is run again without being asked."""
 BY_ENGINE = "recorded_by_engine"
 """In the environment of records that an engine wrote in place of the run."""
 TAIL_BYTES = 4000
@@ -65,11 +62,6 @@ def is_own(record: Record) -> bool:
     return BY_ENGINE not in record.environment
 
 
-def is_interrupted(record: Record) -> bool:
-    """Whether the run was ended with its engine, so that nothing is known about it yet."""
-    return record.status == "killed" and (record.reason or "").startswith(INTERRUPTED)
-
-
 def blank_record(point: Point, started: datetime) -> Record:
     """A record of this point with nothing measured yet."""
     run = point.run
@@ -80,7 +72,7 @@ def blank_record(point: Point, started: datetime) -> Record:
         config=run.dump(),
         config_hash=run.hash,
         axes=run.axes,
-        environment={"overrides": list(point.overrides), SOURCES: stamps(run)},
+        environment={"overrides": list(point.overrides)},
         started=started.isoformat(),
     )
 

@@ -9,7 +9,7 @@ from statistics import mean
 
 from peftbench.record import FINE, Record
 from peftbench.sweep.grid import Point
-from peftbench.sweep.outcome import is_interrupted, record_of
+from peftbench.sweep.outcome import record_of
 from peftbench.sweep.progress import clock
 from peftbench.sweep.slots import slots_for
 from peftbench.sweep.slurm.options import Cluster
@@ -105,7 +105,7 @@ class Plan:
 
 def is_done(record: Record, point: Point) -> bool:
     """Whether a record that was there before stands."""
-    if point.run.engine.rerun or is_interrupted(record):
+    if point.run.engine.rerun or record.interrupted:
         return False
     return record.status in FINE or not point.run.engine.retry_failed
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from peftbench.errors import UserError
-from peftbench.record import FINE, Record, Status
+from peftbench.record import FINE, INTERRUPTED, Record, Status
 from peftbench.sweep import outcome
 from peftbench.sweep.carrier import Carrier, check_writable
 from peftbench.sweep.child import Job, Judge
@@ -183,6 +183,6 @@ class Pool(Carrier):
             # On a full disk there will be no record, and then too the point is run again.
             with suppress(UserError):
                 if run.begun and outcome.record_of(run.point) is None:
-                    run.finish("killed", f"{outcome.INTERRUPTED} {why}")
+                    run.finish("killed", f"{INTERRUPTED} {why}")
             run.claim.release()
         self._runs.clear()

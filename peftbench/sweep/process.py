@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from peftbench.errors import UserError
 from peftbench.sweep.child import EXECUTE, Job, Judge, OnProgress, carry_out, judging, main
@@ -73,16 +73,17 @@ class Launcher(ABC):
 class InProcess(Launcher):
     """Runs in the present process, for debuggers: output stays on the terminal and nothing is isolated."""
 
+    _fresh: ClassVar[bool] = True
+
     def warm(self, interrupts: Interrupts) -> None:
         """See `Launcher.warm`."""
         self._interrupts = interrupts
-        self._fresh = True
 
     def start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None = None) -> Process:
         """See `Launcher.start`; it is over when this returns."""
         with self._interrupts.allowed():
             carry_out(replace(job, fresh=self._fresh), on_progress if judge is None else judging(judge, on_progress))
-        self._fresh = False
+        InProcess._fresh = False
         return _Over()
 
 

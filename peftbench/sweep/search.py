@@ -12,7 +12,6 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.cli.messages import explain
-from peftbench.cli.overrides import command as command_of
 from peftbench.errors import UserError
 from peftbench.record import FINE, Record, read
 from peftbench.sweep import command, engine, search_result
@@ -119,7 +118,7 @@ def _compose(composer: Composer, hydra: DictConfig, overrides: Sequence[str]) ->
     except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{explain(error)}\n  at the point {' '.join(overrides)}") from error
     # Where the sweep file asks for a search, one of its points is a single run.
-    return Point(run, command_of(hydra, ("hydra.mode=RUN", *overrides)))
+    return Point.of(run, hydra, ("hydra.mode=RUN", *overrides))
 
 
 def _refuse_rerun(point: Point) -> None:

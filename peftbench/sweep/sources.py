@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from peftbench.component import Component
 from peftbench.config import RunConfig
-from peftbench.record import Record
+from peftbench.data.files import SUFFIXES
+from peftbench.record import SOURCES, Record
 
-SOURCES = "sources"
-"""In the environment of a record: `stamps` when the run started."""
+READ = {*SUFFIXES, ".arrow", ".safetensors"}
+"""Of a folder that may be a whole project or home, what data sets and networks are made of."""
 
 
 def stamps(run: RunConfig) -> dict[str, str]:
@@ -51,20 +54,22 @@ def _own_code(run: RunConfig) -> list[Path]:
     """Files of the classes that somebody has added from outside."""
     names = {type(part).__module__ for _, part in run if isinstance(part, Component)}
     own = (sys.modules[name] for name in sorted(names) if not name.startswith("peftbench."))
-    return [Path(module.__file__) for module in own if module.__file__]
+    return [Path(file) for module in own if (file := getattr(module, "__file__", None))]
 
 
 def _stamp(path: Path) -> str:
     digest = hashlib.sha256()
-    try:
-        if path.suffix == ".py":
-            digest.update(path.read_bytes())
-            return digest.hexdigest()
-        # As deep as `datasets` saves a data set.
-        below = [*path.glob("*"), *path.glob("*/*")] if path.is_dir() else [path]
-        for file in sorted(file for file in below if file.is_file()):
+    for file in _files(path):
+        with suppress(OSError):  # one that cannot be read is the run's to complain of
             facts = file.stat()
-            digest.update(f"{file.relative_to(path)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
-    except OSError:
-        return ""
+            known = file.read_bytes() if file.suffix == ".py" else f"{facts.st_size} {facts.st_mtime_ns}".encode()
+            digest.update(f"{file.relative_to(path)} ".encode() + known + b"\n")
     return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    """A file itself; of a folder what may be read, as deep as `datasets` saves a data set."""
+    if not os.path.isdir(path):
+        return [path]
+    below = (file for pattern in ("*", "*/*") for file in path.glob(pattern) if file.suffix in READ)
+    return sorted(file for file in below if not file.relative_to(path).parts[0].startswith("."))

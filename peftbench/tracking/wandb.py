@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
+from peftbench.record import FINE, SOURCES, Record
 from peftbench.tracking.base import Tracker
 from peftbench.tracking.server import authenticated, quiet_setup, reachable
 
 if TYPE_CHECKING:
     from peftbench.config import RunConfig
-    from peftbench.record import Record
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,6 @@ UNSYNCED = "unsynced"
 NO_ARTIFACTS = "artifacts are missing"
 """In the marker file of a run that had to end without its artifacts."""
 STEP = "step"
-FINE = ("ok", "pruned", "skipped")
-"""Statuses that W&B shows as finished; all others as failed."""
 
 
 class WandbTracker(Tracker):
@@ -79,11 +77,13 @@ class WandbTracker(Tracker):
         with self._harmless("finish"):
             run, self._run = self._run, None
             run.summary.update(summary_of(record))
-            facts = {"environment": record.environment, "data": record.data, "base": record.base}
+            # Not the paths of this machine.
+            environment = {name: value for name, value in record.environment.items() if name != SOURCES}
+            facts = {"environment": environment, "data": record.data, "base": record.base}
             run.config.update(facts, allow_val_change=True)
             if self.artifacts and self._takes_artifacts(run):
                 log_artifacts(run, record, folder)
-            _end(run, exit_code=0 if record.status in FINE else 1)
+            _end(run, exit_code=0 if record.status in FINE else 1)  # W&B shows it as finished, or as failed
 
     def _takes_artifacts(self, run: Any) -> bool:
         """Whether artifacts can be given to ``run``, else its marker tells that they are missing.

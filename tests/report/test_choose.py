@@ -81,6 +81,21 @@ def test_failed_tries_have_no_figure(tmp_path: Path) -> None:
     assert set(choice.runs) == {1e-4, 1e-1}, "what cannot be is no try"
 
 
+def test_what_was_interrupted_is_no_try(tmp_path: Path) -> None:
+    for lr, value in ((0.001, 0.7), (0.002, 0.9), (0.004, 0.6)):
+        run(tmp_path, "lora", lr, 0, value)
+        run(
+            tmp_path,
+            "lora",
+            lr,
+            1,
+            value,
+            **({"status": "killed", "reason": "interrupted by Ctrl-C"} if lr == 0.002 else {}),
+        )
+    choice = read(tmp_path)["method=lora"]
+    assert choice.best == 0.002
+
+
 def diverged(folder: Path, method: str, **values: list[float | None]) -> None:
     """Runs of a method at learning rates ``e3`` (1e-3) and so on, a figure a seed; None where it failed."""
     for name, figures in values.items():

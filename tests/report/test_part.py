@@ -8,6 +8,7 @@ import pytest
 
 from peftbench.report import show, sweep
 from peftbench.report.part import part
+from peftbench.report.view import views
 
 
 @pytest.fixture
@@ -34,6 +35,24 @@ def test_a_method_that_is_added_stands_beside_its_baseline_only(earlier):
     text = out.getvalue()
     assert "better" in text
     assert not {"dora", "wikitext2", "ia3", "earlier"} & set(text.split())
+
+
+def test_a_verdict_is_that_of_the_page(folder):
+    """Methods that are added by one command each are tested as often as those of one command."""
+    for seed in range(3):
+        folder.classified("lora", seed, accuracy=0.80)
+        for number in range(6):
+            folder.classified(f"m{number}", seed, accuracy=0.80)
+    added = [folder.classified("hira", seed, accuracy=0.84).run_id for seed in range(3)]
+    loaded = sweep.load(folder.path)
+    (page,) = views(loaded, "lora")
+    (shown,) = views(part(loaded, added, "lora"), "lora", whole=loaded)
+    of_page = page.frame.set_index("method").loc["hira"]
+    of_command = shown.frame.set_index("method").loc["hira"]
+    assert list(shown.frame["method"]) == ["hira", "lora"]
+    assert (of_command["verdict"], of_command["p_holm"]) == (of_page["verdict"], of_page["p_holm"])
+    assert of_command["p_holm"] > of_command["p"]
+    assert any("Holm-corrected over the 8 settings of the page's table" in line for line in shown.key)
 
 
 def test_a_seed_that_is_added_counts_with_the_others(earlier):

@@ -18,7 +18,7 @@ from support import CONF
 
 from peftbench.cli.overrides import rewrite
 from peftbench.cli.paths import register_plugins
-from peftbench.record import Record
+from peftbench.record import SOURCES, Record
 from peftbench.sweep import command, engine, search
 from peftbench.sweep.compose import Composer
 from peftbench.sweep.grid import Point, parse
@@ -26,6 +26,7 @@ from peftbench.sweep.outcome import blank_record
 from peftbench.sweep.progress import Progress
 from peftbench.sweep.search_space import Space
 from peftbench.sweep.search_study import counted
+from peftbench.sweep.sources import stamps
 
 ACCURACY = {"metric": "validation/accuracy", "direction": "maximize"}
 
@@ -72,6 +73,7 @@ class Runner:
             raise KeyboardInterrupt
         run, record = point.run, blank_record(point, datetime.now(UTC))
         record.status = self.status(run)
+        record.environment[SOURCES] = stamps(run)
         accuracy = 0.9 - (math.log10(run.trainer.lr) + 3) ** 2 / 20 + (run.method.name == "hira") / 100
         accuracy += math.log2(run.rank.value) / 100
         record.history = [

@@ -101,6 +101,14 @@ def test_a_point_says_the_command_that_makes_it(loader) -> None:
     assert first.overrides[:3] == ("-cn", "demo", "method=lora")
 
 
+def test_the_command_of_a_point_leaves_out_what_its_method_has_no_use_for(loader) -> None:
+    found = points(loader, None, "method=lora,vera,full", "rank=4", "rank.alpha_ratio=1")
+    said = {point.run.method.name: point.overrides for point in found}
+    assert said["lora"] == ("method=lora", "rank.value=4", "rank.alpha_ratio=1")
+    assert said["vera"] == ("method=vera", "rank.value=4")
+    assert said["full"] == ("method=full",)
+
+
 def test_composing_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['peftbench', '--cfg', 'job']\n"

@@ -16,7 +16,6 @@ from peftbench import record as records
 from peftbench.errors import UserError
 from peftbench.sweep.engine import carry_out_plan
 from peftbench.sweep.grid import Point
-from peftbench.sweep.outcome import is_interrupted
 from peftbench.sweep.plan import Plan
 from peftbench.sweep.process import ForkServer
 from peftbench.sweep.slots import Slot, _listed, share, slots_for
@@ -121,7 +120,7 @@ def test_fail_fast_ends_what_is_running_and_the_same_command_goes_on(noop_points
     with pytest.raises(UserError, match=r"fail_fast.*broken"):
         carried_out([broken, long, never])
     record = records.read(long.folder)
-    assert is_interrupted(record)
+    assert record.interrupted
     assert "fail_fast" in record.reason
     assert not never.folder.exists()
     assert [p.run.run_id for p in Plan.of([broken, long, never]).todo] == [p.run.run_id for p in (broken, long, never)]
@@ -142,7 +141,7 @@ def test_an_interrupted_run_is_recorded_and_run_again(noop_points, number, reque
     with pytest.raises(KeyboardInterrupt):
         carried_out([first, long])
     assert records.read(first.folder).status == "ok"
-    assert is_interrupted(records.read(long.folder))
+    assert records.read(long.folder).interrupted
     assert Plan.of([first, long]).todo == [long], "also where failed runs are left alone"
 
 

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from peftbench.record import SOURCES, Record
 from peftbench.sweep.grid import Point
 from peftbench.sweep.outcome import blank_record
 from peftbench.sweep.plan import Plan
-from peftbench.sweep.sources import changed
+from peftbench.sweep.sources import changed, stamps
 
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 TEXT = "text,label\na,0\nb,1\n"
@@ -19,8 +20,15 @@ TEXT = "text,label\na,0\nb,1\n"
 
 @pytest.fixture
 def record(tiny_run):
-    """The record of a run that starts now, with these overrides."""
-    return lambda *overrides: blank_record(Point(tiny_run(*overrides), ()), NOON)
+    """That of a run with these overrides."""
+    return lambda *overrides: started(Point(tiny_run(*overrides), ()))
+
+
+def started(point: Point) -> Record:
+    """The record of a run that starts now."""
+    record = blank_record(point, NOON)
+    record.environment[SOURCES] = stamps(point.run)
+    return record
 
 
 def test_a_file_that_is_another_one_is_named_be_it_an_older_one(tmp_path, record) -> None:
@@ -57,6 +65,17 @@ def test_a_folder_is_what_is_in_it_two_levels_deep(tmp_path, record) -> None:
         assert len(changed([done], "")) == 1, file
 
 
+def test_what_no_data_set_is_made_of_may_change(tmp_path, record) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "train.csv").write_text(TEXT)
+    done = record(f"dataset.path={tmp_path}")
+    (tmp_path / ".git" / "index.json").write_text("{}")
+    (tmp_path / "notes.md").write_text("mine")
+    assert changed([done], "") == []
+    (tmp_path / "test.csv").write_text(TEXT)
+    assert len(changed([done], "")) == 1
+
+
 def test_code_from_outside_is_what_it_says(tmp_path, record, monkeypatch) -> None:
     code = "from peftbench.methods.lora import Lora\nclass Mine(Lora):\n    pass\n"
     (tmp_path / "my_own_method.py").write_text(code)
@@ -74,7 +93,7 @@ def test_a_plan_says_so_of_what_is_done_only(tmp_path, tiny_run) -> None:
     path = tmp_path / "mine.csv"
     path.write_text(TEXT)
     points = [Point(tiny_run(f"dataset.path={path}", f"seed={seed}"), ()) for seed in (0, 1)]
-    plan = Plan(points, {points[0].run.run_id: blank_record(points[0], NOON)}, {})
+    plan = Plan(points, {points[0].run.run_id: started(points[0])}, {})
     assert not plan.warnings()
     path.write_text(TEXT + "c,0\n")
     assert plan.warnings() == [

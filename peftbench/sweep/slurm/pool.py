@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from peftbench.errors import UserError
-from peftbench.record import Record
+from peftbench.record import INTERRUPTED, Record
 from peftbench.sweep import outcome
 from peftbench.sweep.carrier import Carrier, check_writable
 from peftbench.sweep.child import Judge
@@ -237,7 +237,7 @@ class SlurmPool(Carrier):
         for sent in self._sent:
             with suppress(UserError):
                 if sent.own_record() is None:
-                    outcome.finish(sent.point, "killed", f"{outcome.INTERRUPTED} {why}", started=sent.began)
+                    outcome.finish(sent.point, "killed", f"{INTERRUPTED} {why}", started=sent.began)
             tickets.drop(sent.point)
 
 

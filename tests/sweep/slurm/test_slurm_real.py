@@ -24,7 +24,6 @@ from peftbench.errors import UserError
 from peftbench.sweep import engine, search
 from peftbench.sweep.engine import carry_out_plan
 from peftbench.sweep.grid import Point
-from peftbench.sweep.outcome import is_interrupted
 from peftbench.sweep.plan import Plan
 from peftbench.sweep.slurm import pool
 from peftbench.sweep.slurm.ticket import Ticket
@@ -111,7 +110,7 @@ def test_every_end_of_a_job_is_a_record(slurm, cluster, noop_points) -> None:
         assert reason in why
     for point, record in zip(points, found, strict=True):
         assert record == records.read(point.folder)
-        assert not is_interrupted(record)
+        assert not record.interrupted
         assert starts(point) == 1
         assert record.environment["slurm_job"].startswith(found[0].environment["slurm_job"].partition("_")[0])
     assert "last words" in found[3].log_tail
@@ -209,7 +208,7 @@ def test_ctrl_c_leaves_the_jobs_and_says_so_or_cancels_them(slurm, cluster, noop
     until(lambda: "sent before" in second.stdout.readline())
     second.send_signal(signal.SIGINT)
     second.communicate()
-    assert is_interrupted(records.read(point.folder))
+    assert records.read(point.folder).interrupted
     assert Ticket.read(point) is None
     assert slurm.call("squeue", "--noheader", f"--name={ticket.name}").stdout == ""
     assert starts(point) == 1
@@ -252,7 +251,7 @@ def test_fail_fast_cancels_what_is_out(slurm, cluster, noop_points) -> None:
     with pytest.raises(UserError, match=r"engine.fail_fast: .*no luck"):
         carry_out_plan(Plan.of(points), cluster())
     assert slurm.call("squeue", "--noheader").stdout == ""
-    assert is_interrupted(records.read(points[1].folder))
+    assert records.read(points[1].folder).interrupted
     assert [Ticket.read(point) for point in points] == [None, None]
 
 
@@ -282,7 +281,7 @@ def test_a_setup_that_fails_and_a_partition_that_is_not_there(slurm, cluster, no
     with pytest.raises(UserError, match=r"Slurm refuses the jobs .*partition"):
         carry_out_plan(Plan.of(points), cluster(partition="nowhere"))
     assert Ticket.read(points[0]) is None
-    assert is_interrupted(records.read(points[0].folder))
+    assert records.read(points[0].folder).interrupted
 
 
 def test_one_word_carries_a_command_to_the_cluster(slurm, sentences, tmp_path) -> None:
