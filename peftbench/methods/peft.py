@@ -89,10 +89,11 @@ class Peft(Tuner):
         Raises:
             UserError: it would not load the adapter.
         """
+        config = model.peft_config["default"]
         with tempfile.TemporaryDirectory() as folder:
-            model.peft_config["default"].save_pretrained(folder)
+            config.save_pretrained(folder)
             try:
-                type(model.peft_config["default"]).from_pretrained(folder)
+                type(config).from_pretrained(folder)
             except (TypeError, ValueError) as error:
                 raise UserError(f"method.args: PEFT would not load this {self.config_class} again: {error}") from error
 

@@ -7,8 +7,8 @@ import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import wait
@@ -120,16 +120,14 @@ class ForkServer(Launcher):
 
     def _first_child(self) -> None:
         process = self._context.Process(target=_nothing)
-        with _without_main():
-            process.start()
+        _begin(process)
         process.join()
 
     def _start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None) -> Process:
         reader, writer = self._context.Pipe(duplex=judge is not None)
         process = self._context.Process(target=main, args=(job, writer, _Shared(claim.descriptor)), daemon=False)
         try:
-            with _without_main():
-                process.start()
+            _begin(process)
         except BaseException:
             reader.close()
             raise
@@ -138,13 +136,12 @@ class ForkServer(Launcher):
         return _Forked(process, reader, on_progress, judge)
 
 
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Hide the script that was started: a child would run it again, with whatever a user's own does unguarded."""
+def _begin(process: ForkServerProcess) -> None:
+    """Start it without the script that was started: a child would run that again, whatever a user's does unguarded."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
-        yield
+        process.start()
     finally:
         sys.modules["__main__"] = main
 

@@ -130,7 +130,7 @@ class SearchOptions(Section):
     objectives: list[Objective] = Field(min_length=1)
     where: str | None = None
     constraints: list[Constraint] = Field(default_factory=list)
-    storage: str | None
+    storage: str | None = Field(min_length=1)
 
     @field_validator("constraints", mode="before")
     @classmethod

@@ -103,7 +103,7 @@ def _damage(options: SearchOptions, folder: Path, reason: str) -> UserError:
         what = f"{folder / JOURNAL} is damaged ({reason}): remove it and repeat the command"
     else:
         # The URL may hold a password, so it is not repeated.
-        reason = reason.replace(options.storage or "\n", "URL")
+        reason = reason.replace(options.storage, "URL")
         what = (
             f"hydra.sweeper.storage: the database cannot be opened or used ({reason}): repeat the command, and if it "
             "is damaged, remove it or name another"

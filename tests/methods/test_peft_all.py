@@ -12,6 +12,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from safetensors.torch import load_file
 
 from peftbench.errors import UserError
+from peftbench.methods.peft import NOT_ALONE
 
 from . import bases
 from .bases import Base
@@ -21,12 +22,8 @@ CLASSES = {
     for kind, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()
     if issubclass(tuner, BaseTuner)
 }
-NOT_ALONE = {
-    "PolyConfig": "its forward pass takes task ids",
-    "ShadowConfig": "for decoders",
-    "TrainableTokensConfig": "adapts an embedding",
-    "XLoraConfig": "mixes adapters that are there already",
-}
+NOT_HERE = {**NOT_ALONE, "ShadowConfig": "for decoders", "TrainableTokensConfig": "adapts an embedding"}
+"""Classes that cannot be tried on the linear layers of an encoder."""
 ARGS = {
     "C3AConfig": {"block_size": 4},
     "FourierFTConfig": {"n_frequency": 10},
@@ -50,7 +47,7 @@ def options(name: str) -> dict:
     }
 
 
-@pytest.mark.parametrize("name", sorted(set(CLASSES) - set(NOT_ALONE)))
+@pytest.mark.parametrize("name", sorted(set(CLASSES) - set(NOT_HERE)))
 def test_peft_loads_what_was_evaluated(base: Base, tmp_path, name: str) -> None:
     method = bases.method("peft", **options(name))
     attached = base.attach(method)

@@ -1,10 +1,29 @@
-"""Starting runs from a fork server that is being killed."""
+"""Starting runs: from a fork server that is being killed, and from any script."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+from support import CONF
 
 from peftbench.sweep import process
+
+SCRIPT = """
+from hydra import compose, initialize_config_dir
+from peftbench.cli.paths import register_plugins
+from peftbench.sweep.command import carry_out
+from peftbench.sweep.grid import single_point
+
+print("begun")
+register_plugins()
+with initialize_config_dir({conf!r}, version_base="1.3"):
+    config = compose("config", overrides=["model=tiny", "dataset=text", "dataset.path={data}", "trainer.max_steps=2",
+                                          "tracker=none"])
+print(carry_out([single_point(config, ())])[0].status)
+"""
 
 
 @pytest.mark.parametrize("error", [ConnectionRefusedError, BrokenPipeError, EOFError])
@@ -37,3 +56,15 @@ def test_a_server_that_never_answers_is_an_error(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ConnectionRefusedError):
         process._insist(ask)
     assert len(tries) == len(process.PAUSES) + 1
+
+
+@pytest.mark.parametrize("given", ["a file", "standard input"])
+def test_a_script_without_a_guard_is_not_run_again_in_its_runs(tmp_path: Path, sentences: Path, given: str):
+    script = tmp_path / "mine.py"
+    script.write_text(SCRIPT.format(conf=str(CONF), data=sentences))
+    command, text = ([script.name], None) if given == "a file" else (["-"], script.read_text())
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, input=text, capture_output=True, text=True, check=False, timeout=120
+    )
+    lines = done.stdout.splitlines()
+    assert (lines.count("begun"), lines[-1]) == (1, "ok"), done.stdout + done.stderr
