@@ -91,6 +91,6 @@ def write_corpus(folder: Path) -> Path:
 
 def noop_launcher():
     """Real processes from a fork server, in which a run is ``tests/sweep/noop.py``'s."""
-    from peftbench.sweep.process import ForkServer
+    from peftbench.sweep.fork_server import ForkServer
 
     return ForkServer(execute="noop:execute", preload="noop")

@@ -17,10 +17,11 @@ from peftbench.sweep import outcome
 from peftbench.sweep.carrier import Carrier, check_writable
 from peftbench.sweep.child import Job, Judge
 from peftbench.sweep.claim import Claim, tidy
+from peftbench.sweep.fork_server import ForkServer
 from peftbench.sweep.grid import Point
 from peftbench.sweep.interrupts import Interrupts
 from peftbench.sweep.orphans import end_orphans
-from peftbench.sweep.process import ForkServer, InProcess, Launcher, Process, wait_for
+from peftbench.sweep.process import InProcess, Launcher, Process, wait_for
 from peftbench.sweep.progress import Progress
 from peftbench.sweep.slots import Slot, slots_for
 from peftbench.sweep.slurm.watch import Watch

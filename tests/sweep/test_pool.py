@@ -15,9 +15,9 @@ from support import noop_launcher
 from peftbench import record as records
 from peftbench.errors import UserError
 from peftbench.sweep.engine import carry_out_plan
+from peftbench.sweep.fork_server import ForkServer
 from peftbench.sweep.grid import Point
 from peftbench.sweep.plan import Plan
-from peftbench.sweep.process import ForkServer
 from peftbench.sweep.slots import Slot, _listed, share, slots_for
 
 ENDS = {

@@ -79,9 +79,9 @@ def _ours(size: int, seeds: str, folder: str) -> dict[str, float]:
     from hydra.types import RunMode
 
     from peftbench.sweep.engine import carry_out_plan
+    from peftbench.sweep.fork_server import ForkServer
     from peftbench.sweep.grid import grid_points
     from peftbench.sweep.plan import Plan
-    from peftbench.sweep.process import ForkServer
 
     register_plugins()
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))

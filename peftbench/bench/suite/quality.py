@@ -56,8 +56,8 @@ def run(options: Options) -> dict[str, Any]:
 
 def _way(way: str, seeds: Sequence[int], fixed: Sequence[str], options: Options) -> dict[str, Any]:
     from peftbench.sweep.engine import carry_out_plan
+    from peftbench.sweep.fork_server import ForkServer
     from peftbench.sweep.plan import Plan
-    from peftbench.sweep.process import ForkServer
 
     title, precision = WAYS[way]
     options.say(f"quality: {title}, {len(seeds)} seeds")

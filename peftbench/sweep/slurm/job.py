@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peftbench.sweep.claim import Claim
+from peftbench.sweep.fork_server import ForkServer
 from peftbench.sweep.outcome import is_own, record_of
 from peftbench.sweep.pool import Pool
-from peftbench.sweep.process import ForkServer
 from peftbench.sweep.progress import Progress
 from peftbench.sweep.slots import Slot
 from peftbench.sweep.slurm.ticket import JOB, Ticket, Wire

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 from peftbench.config import RunConfig, Section
 from peftbench.errors import UserError
 from peftbench.sweep.child import EXECUTE
-from peftbench.sweep.process import PRELOAD
+from peftbench.sweep.fork_server import PRELOAD
 
 GROUP = "hydra.launcher"
 PROGRAMS = ("sbatch", "squeue", "sacct", "scancel")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import CONF
 
-from peftbench.sweep import process
+from peftbench.sweep import fork_server
 
 SCRIPT = """
 from hydra import compose, initialize_config_dir
@@ -40,13 +40,13 @@ def test_a_server_that_is_dying_is_given_the_time_to_end(monkeypatch: pytest.Mon
             raise error
         return "started"
 
-    monkeypatch.setattr(process.time, "sleep", sleep)
-    assert process._insist(ask) == "started"
+    monkeypatch.setattr(fork_server.time, "sleep", sleep)
+    assert fork_server._insist(ask) == "started"
     assert clock < 5
 
 
 def test_a_server_that_never_answers_is_an_error(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(process.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(fork_server.time, "sleep", lambda seconds: None)
     tries = []
 
     def ask() -> None:
@@ -54,8 +54,8 @@ def test_a_server_that_never_answers_is_an_error(monkeypatch: pytest.MonkeyPatch
         raise ConnectionRefusedError
 
     with pytest.raises(ConnectionRefusedError):
-        process._insist(ask)
-    assert len(tries) == len(process.PAUSES) + 1
+        fork_server._insist(ask)
+    assert len(tries) == len(fork_server.PAUSES) + 1
 
 
 @pytest.mark.parametrize("given", ["a file", "standard input"])
