@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from peftbench.data.base import Dataset, TextData
 
-POSITIONS_AFTER_PAD = ("camembert", "data2vec-text", "esm", "ibert", "longformer", "mpnet", "roberta", "xlm-roberta")
+POSITIONS_AFTER_PAD = (
+    *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "roberta"),
+    *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+)
 """Architectures whose positions are counted from the pad token's id + 1, which shortens what they take."""
 
 
@@ -25,11 +28,13 @@ def task_for(
     """The task for ``data``: its kind says classes or language, the architecture says masked or causal.
 
     Raises:
-        UserError: the network takes fewer tokens than ``dataset.max_length``, or an option has no meaning here.
+        UserError: the network takes fewer tokens than ``dataset.max_length``, it would classify by what is padding,
+            or an option has no meaning here.
     """
     pad_id = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
     _check_length(dataset.max_length, model_config, pad_id)
     if dataset.kind == "classification":
+        _check_reads_tokens(model_config)
         segments = data.train.seconds is not None and _tells_texts_apart(tokenizer, model_config)
         return SequenceClassification(data.label_names, dataset.max_length, pad_id, segments)
     stride: int | None = getattr(dataset, "stride", None)
@@ -52,6 +57,15 @@ def task_for(
         vocab_size=len(tokenizer),
         mask_seed=dataset.split_seed,
     )
+
+
+def _check_reads_tokens(model_config: PretrainedConfig) -> None:
+    """Raise a UserError if the classifier reads the last position, whatever is there (XLNet)."""
+    if getattr(model_config, "summary_type", None) == "last":
+        raise UserError(
+            f"{model_config.model_type} classifies by the last position, which is padding in all but the longest text "
+            "of a batch (texts are padded on the right): choose another model"
+        )
 
 
 def _tells_texts_apart(tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig) -> bool:

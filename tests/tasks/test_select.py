@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from transformers import AutoConfig
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from peftbench.data.base import Split, TextData
 from peftbench.data.sst2 import Sst2
@@ -12,7 +13,7 @@ from peftbench.errors import UserError
 from peftbench.tasks.causal_lm import CausalLM
 from peftbench.tasks.classification import SequenceClassification
 from peftbench.tasks.masked_lm import MaskedLM
-from peftbench.tasks.select import task_for
+from peftbench.tasks.select import POSITIONS_AFTER_PAD, task_for
 
 EMPTY = Split("train", [], [], [])
 DATA = TextData(EMPTY, EMPTY, EMPTY, ("negative", "positive"), "0")
@@ -49,10 +50,40 @@ def test_options_without_a_meaning_are_answered(tokenizer):
         task_for(Wikitext2(name="wikitext2"), DATA, tokenizer, AutoConfig.for_model("bert"))
 
 
-@pytest.mark.parametrize(("architecture", "limit"), [("bert", 40), ("distilbert", 40), ("gpt2", 40), ("roberta", 39)])
+def test_a_classifier_of_the_last_position_is_refused(tokenizer):
+    """Shown on XLNet itself: what it says of a text depends on how far the batch is padded."""
+    config = AutoConfig.for_model("xlnet", vocab_size=65, d_model=32, n_layer=1, n_head=2, d_inner=64)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    alone, padded = torch.tensor([[7, 8, 9]]), torch.tensor([[7, 8, 9, 0, 0]])
+    with torch.no_grad():
+        logits = [model(input_ids=ids, attention_mask=(ids > 0).long()).logits for ids in (alone, padded)]
+    assert not torch.allclose(*logits, atol=1e-3)
+    with pytest.raises(UserError, match="xlnet classifies by the last position, which is padding"):
+        task_for(Sst2(name="sst2"), DATA, tokenizer, config)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "limit"),
+    [("bert", 40), ("distilbert", 40), ("gpt2", 40), ("roberta", 39), ("roberta-prelayernorm", 39), ("xmod", 39)],
+)
 def test_a_length_the_network_cannot_take_is_answered(tokenizer, architecture, limit):
     name = "n_positions" if architecture == "gpt2" else "max_position_embeddings"
     config = AutoConfig.for_model(architecture, **{name: 40})
     task_for(Sst2(name="sst2", max_length=limit), DATA, tokenizer, config)
     with pytest.raises(UserError, match=f"write dataset.max_length={limit} or less"):
         task_for(Sst2(name="sst2", max_length=limit + 1), DATA, tokenizer, config)
+
+
+@pytest.mark.parametrize("architecture", POSITIONS_AFTER_PAD)
+def test_positions_after_the_pad_token_are_the_networks(architecture):
+    """At the limit that is said the network runs, and one token more is too many."""
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    shape |= {"vocab_size": 65, "pad_token_id": 1, "max_position_embeddings": 42}
+    special = {"longformer": {"attention_window": [4]}, "xmod": {"default_language": "en_XX"}}
+    config = AutoConfig.for_model(architecture, **shape, **special.get(architecture, {}))
+    model = AutoModel.from_config(config).eval()
+    with torch.no_grad():
+        model(input_ids=torch.full((1, 40), 7))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, 41), 7))
