@@ -66,7 +66,7 @@ def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgres
     try:
         data = prepare(context)
         attached = build(context, data.task)
-        vocabulary.check(run.model.name, (data.train, data.validation, data.evaluation), attached.model)
+        check(context, data, attached)
         dense_entries = parameter_counts(attached)["params/adapter"]
         trained = train(context, data, attached)
         save(context, attached, dense_entries)
@@ -157,6 +157,14 @@ def build(context: Context, task: Task) -> Attached:
         if context.device.type == "cpu" and not run.trainer.compile:  # whose kernels add the bias too
             frozen_linear.install(attached.model)
     return attached
+
+
+def check(context: Context, data: Data, attached: Attached) -> None:
+    """Refuse before the training what could not be trained, or would be for nothing."""
+    vocabulary.check(context.run.model.name, (data.train, data.validation, data.evaluation), attached.model)
+    attached.model.eval()
+    with torch.no_grad(), context.autocast():
+        data.task.check(attached.model, data.train, context.device)
 
 
 def train(context: Context, data: Data, attached: Attached) -> Trained:

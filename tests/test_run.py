@@ -15,7 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from support import ROOT, carried_out, checkpoint, options, pruning, write_corpus
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from peftbench.bench.contenders import ready
 from peftbench.bench.workloads import TINY, Case
@@ -199,6 +199,20 @@ def test_language_models_get_their_own_figures(tiny_run, tmp_path: Path) -> None
     assert "quality/mlm_loss" in masked.metrics
     assert "quality/perplexity" not in masked.metrics
     assert causal.metrics["quality/perplexity"] == pytest.approx(np.exp(causal.metrics["quality/loss"]), rel=1e-6)
+
+
+def test_a_perplexity_of_a_network_that_reads_the_answers_is_refused_before_training(
+    tiny_run, tmp_path, monkeypatch
+) -> None:
+    data = [f"dataset.path={write_corpus(tmp_path / 'corpus')}", "dataset=wikitext2", "dataset.max_length=32"]
+    base = tmp_path / "xlnet"
+    config = AutoConfig.for_model("xlnet", d_model=32, n_layer=1, n_head=2, d_inner=64, vocab_size=300)
+    config.initializer_range = 0.3
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    tiny_run("model.vocab_size=261").model.tokenizer().save_pretrained(base)
+    monkeypatch.setattr(Loop, "run", lambda *_: pytest.fail("it was trained"))
+    with pytest.raises(UserError, match="xlnet sees the tokens that it is to predict"):
+        carried_out(tiny_run(*data, "model=pretrained", f"model.path={base}", "method.targets=all-linear"))
 
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

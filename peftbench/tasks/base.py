@@ -149,6 +149,13 @@ class Task(ABC):
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Mean cross entropy (nats) of a batch, a scalar with a graph."""
 
+    def check(self, model: nn.Module, data: Encoded, device: torch.device) -> None:  # noqa: B027
+        """Look whether ``model`` can be learned this way; the caller has set eval mode, no_grad and autocast.
+
+        Raises:
+            UserError: its figures would mean something else than they say.
+        """
+
     @abstractmethod
     def evaluate(self, model: nn.Module, data: Encoded, batch_size: int, device: torch.device) -> Evaluation:
         """All figures and predictions over ``data``; the caller has set eval mode, no_grad and autocast."""

@@ -5,18 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
+import torch
 
+from peftbench.errors import UserError
 from peftbench.tasks import cache
 from peftbench.tasks.base import Encoded
 from peftbench.tasks.language_modeling import IGNORED, LanguageModeling, corpus_texts, mean_nll, stream
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
     from peftbench.data.base import Split
+
+PROBED = 64
+"""Tokens in which is looked whether answers depend on later ones."""
+SAME = 0.01
+"""By how much of its largest logit an answer may change that does not: rounding, in bf16."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,24 @@ class CausalLM(LanguageModeling):
         labels = np.append(tokens[1:], IGNORED)
         labels[: max(0, start - first - 1)] = IGNORED
         return tokens, labels
+
+    def check(self, model: nn.Module, data: Encoded, device: torch.device) -> None:
+        """See `Task.check`: what is answered at a token may not change with those after it.
+
+        In XLNet it does, and in BERT's decoders unless their configuration says that they are ones. Most positions
+        decide, not the one where rounding made a mixture of experts choose another expert.
+        """
+        tokens = torch.from_numpy(self.window(data, 0, None)[0])[:PROBED]
+        half = len(tokens) // 2
+        other = torch.cat([tokens[:half], (tokens[half:] - 1).abs()])  # another token each, and one that there is
+        first, second = model(input_ids=torch.stack([tokens, other]).to(device)).logits[:, :half].float()
+        moved = (first - second).abs().amax(-1) > SAME * first.abs().amax(-1)
+        if moved.float().mean() > 0.5:
+            name = cast(Any, model).config.model_type
+            raise UserError(
+                f"{name} sees the tokens that it is to predict, so its perplexity would mean nothing: choose a causal "
+                'model, or where it can be one write "is_decoder": true into its config.json'
+            )
 
     def figures(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Perplexity = exp(total negative log likelihood / tokens), and that mean in nats."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from peftbench.data.base import Split
 from peftbench.errors import UserError
@@ -129,6 +131,29 @@ def test_half_precision_logits_are_raised_before_the_loss(encode):
     repeats = int((tokens[1:] == tokens[:-1]).sum())
     expected = math.log(math.exp(third) + 64) - third * repeats / 29
     assert TASK.evaluate(Half(), data, 3, CPU).metrics["quality/loss"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fields", "honest"),
+    [
+        ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 2}, True),
+        ("xlnet", {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64}, False),
+        ("bert-generation", {"is_decoder": False}, False),
+        ("bert-generation", {"is_decoder": True}, True),
+        ("mixtral", {"num_local_experts": 4, "num_key_value_heads": 2}, True),
+    ],
+)
+def test_a_network_that_sees_what_it_is_to_predict_is_refused(encode, architecture, fields, honest):
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    shape = fields if "n_layer" in fields else shape | fields
+    config = AutoConfig.for_model(architecture, **shape, vocab_size=65, initializer_range=0.3)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with (
+        torch.no_grad(),
+        nullcontext() if honest else pytest.raises(UserError, match=f"{architecture} sees the tokens"),
+    ):
+        TASK.check(model, encode(30), CPU)
 
 
 def test_lines_end_and_unknown_words_are_the_tokenizers_own(word_tokenizer):
