@@ -105,17 +105,29 @@ def inject(loaded: Loaded, config: PeftConfig, method: str) -> PeftModel:
     and as memory.
 
     Raises:
-        UserError: PEFT refuses the configuration for this network.
+        UserError: PEFT refuses the configuration for this network, or adapts other layers than it names.
     """
     quantization.prepare(loaded.model)
+    asked = _parameters(config)
     try:
         model: Any = get_peft_model(loaded.model, config, adapter_name=ADAPTER)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UserError(f"method={method} cannot be attached to {type(loaded.model).__name__}: {error}") from error
+    if exchanged := _parameters(config) - asked:
+        # For names that experts had in older checkpoints, also where they are those of other layers.
+        raise UserError(
+            f"method={method}: in {type(loaded.model).__name__} PEFT would adapt {', '.join(sorted(exchanged))} of the "
+            "experts in place of layers that method.targets names; write a list of others, such as [q_proj,v_proj]"
+        )
     _freeze_counters(model)
     for name in loaded.head:
         loaded.model.get_submodule(name).float().requires_grad_(True)
     return model
+
+
+def _parameters(config: PeftConfig) -> set[str]:
+    """Parameters that are adapted by name, which are no layers."""
+    return set(getattr(config, "target_parameters", None) or ())
 
 
 def _freeze_counters(model: nn.Module) -> None:
