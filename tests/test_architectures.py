@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from peftbench.bench.contenders import Contender, enter
 from peftbench.bench.workloads import Case, Workload
+from peftbench.errors import UserError
 
 SHAPE = {
     "vocab_size": 300,
@@ -46,18 +47,28 @@ ARCHITECTURES = {
     "phi3": ("qkv_proj", DECODER),
     "roberta-prelayernorm": ("query,value", {}),
 }
+EXPERTS = {
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 32,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+}
+
+
+STEPS = [(name, method) for name in ARCHITECTURES for method in ("lora", "hira", "qlora")]
+STEPS.remove(("falcon", "qlora"))  # its layers are of a kind that bitsandbytes does not know
 
 
 @pytest.mark.parametrize("targets", ["attention", "all-linear"])
-@pytest.mark.parametrize("method", ["lora", "hira", "qlora"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("architecture", "method"), STEPS)
 def test_a_step_is_that_of_pefts_layers(architecture: str, method: str, targets: str, tmp_path: Path) -> None:
-    modules, more = ARCHITECTURES[architecture]
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(architecture, **SHAPE, **NO_DROPOUT, **more, num_labels=2)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
-    base = ("model=distilbert", f"model.path={tmp_path}", f"model.targets=[{modules}]", "trainer.precision=fp32")
-    case = Case(Workload(architecture, base, 3, 24, 1), targets, "cpu")
+    case = _case(architecture, targets, tmp_path)
     ours, theirs = enter(case, method), enter(case, f"peft_{method}")
     for module in ours.attached.model.modules():
         if isinstance(module, HiraLayer):
@@ -68,6 +79,28 @@ def test_a_step_is_that_of_pefts_layers(architecture: str, method: str, targets:
         assert gradients.keys() == others.keys()
         for name, gradient in gradients.items():
             assert torch.linalg.norm(gradient - others[name]) <= 2e-3 * torch.linalg.norm(others[name]) + 1e-7, name
+
+
+def _case(architecture: str, targets: str, folder: Path) -> Case:
+    modules, more = {**ARCHITECTURES, "deepseek_v3": ("q_b_proj,kv_b_proj", EXPERTS)}[architecture]
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(architecture, **SHAPE, **NO_DROPOUT, **more, num_labels=2)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    base = ("model=distilbert", f"model.path={folder}", f"model.targets=[{modules}]", "trainer.precision=fp32")
+    return Case(Workload(architecture, base, 3, 24, 1), targets, "cpu")
+
+
+def test_a_network_that_stays_dense_is_not_called_qlora(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="bitsandbytes quantizes no layer of FalconForSequenceClassification"):
+        enter(_case("falcon", "attention", tmp_path), "qlora")
+
+
+def test_experts_are_not_adapted_in_place_of_what_is_named(tmp_path: Path) -> None:
+    """PEFT knows a mixture of experts by the names that its layers once had, and takes the shared expert's for them."""
+    with pytest.raises(UserError, match="PEFT would adapt down_proj, gate_up_proj of the experts in place"):
+        enter(_case("deepseek_v3", "all-linear", tmp_path), "lora")
+    adapted = enter(_case("deepseek_v3", "attention", tmp_path), "lora").attached.trainable()
+    assert {name.split(".")[-4] for name, _ in adapted if "lora_" in name} == {"q_b_proj", "kv_b_proj"}
 
 
 def _of_step(one: Contender, padded: int) -> tuple[float, dict[str, torch.Tensor]]:

@@ -14,6 +14,8 @@ import bitsandbytes
 import torch
 from torch import nn
 
+from peftbench.errors import UserError
+
 
 class FourBitLinear(bitsandbytes.nn.Linear4bit):
     """W: (d, k) in 4 bits, multiplied in ``compute_dtype`` by bitsandbytes' kernels, forward and backward."""
@@ -37,7 +39,15 @@ def take_over(model: nn.Module) -> None:
 
     Nor do ours repack their weights in eval mode, as bitsandbytes' do on CPUs with AVX512-BF16, rounding the block
     constants to bf16 for good: after a validation in mid-training the base would be another one than before it.
+
+    Raises:
+        UserError: bitsandbytes has left the whole network dense: its linear layers are of a kind of its own (Falcon).
     """
+    if not any(isinstance(module, bitsandbytes.nn.Linear4bit) for module in model.modules()):
+        raise UserError(
+            f"bitsandbytes quantizes no layer of {type(model).__name__}: choose another model, or a method whose base "
+            "is dense"
+        )
     for module in model.modules():
         if type(module) is bitsandbytes.nn.Linear4bit:
             module.__class__ = FourBitLinear
