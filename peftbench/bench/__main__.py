@@ -63,7 +63,8 @@ def _unwritable(folder: Path) -> str | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m peftbench.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(frame.names())} (default: all)")
+    names = f"{', '.join(frame.names())} (default: all)"
+    parser.add_argument("names", nargs="*", type=_name, metavar="NAME", help=names)
     parser.add_argument(
         "--repetitions", type=_positive, default=REPETITIONS, metavar="N", help="rounds (default: %(default)s)"
     )
@@ -77,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--quick", action="store_true", help="one round on a tiny network, to see that it runs")
     return parser
+
+
+def _name(text: str) -> str:
+    if text not in frame.names():
+        raise argparse.ArgumentTypeError(f"there is no benchmark {text!r}: write one of {', '.join(frame.names())}")
+    return text
 
 
 def _positive(text: str) -> int:

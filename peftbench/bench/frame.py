@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from peftbench.bench import markdown, suite
-from peftbench.errors import UserError
 from peftbench.record import write_atomically
 
 GIB = 2**30
@@ -60,13 +59,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Benchmark:
-    """The benchmark of that name.
-
-    Raises:
-        UserError: there is none.
-    """
-    if name not in names():
-        raise UserError(f"there is no benchmark {name!r}: write one of {', '.join(names())}")
+    """The benchmark of that name, which is one of `names`."""
     return cast(Benchmark, importlib.import_module(f"{suite.__name__}.{name}"))
 
 

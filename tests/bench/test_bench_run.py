@@ -123,6 +123,13 @@ def test_a_folder_that_cannot_be_written_is_found_out_first(tmp_path, monkeypatc
     assert re.search(r"file.* cannot be written \(.*\): write --out=", capsys.readouterr().err)
 
 
+def test_a_misspelt_name_makes_no_folder(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["steps", "step", "--out", str(tmp_path / "pages")])
+    assert (ended.value.code, list(tmp_path.iterdir())) == (2, [])
+    assert "there is no benchmark 'step': write one of allocator, " in capsys.readouterr().err
+
+
 def test_what_was_measured_before_it_is_stopped_is_written(tmp_path, monkeypatch, capsys) -> None:
     whole = steps._case
 
