@@ -167,7 +167,8 @@ def task_fields(config: PretrainedConfig, task: Task) -> None:
     if getattr(config, "use_cache", False):
         config.use_cache = False
     if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = getattr(config, "eos_token_id", None)
+        ends = getattr(config, "eos_token_id", None)
+        config.pad_token_id = ends[0] if isinstance(ends, list) else ends  # Llama 3 Instruct has two ends of text
 
 
 def adapted_modules(targets: tuple[str, ...] | None, config: PretrainedConfig) -> tuple[str, ...]:

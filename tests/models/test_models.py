@@ -36,6 +36,12 @@ class Masked:
     config_kwargs = {}  # noqa: RUF012
 
 
+class Causal:
+    auto_class = "AutoModelForCausalLM"
+    peft_type = "CAUSAL_LM"
+    config_kwargs = {}  # noqa: RUF012
+
+
 def tiny(architecture: str, **changes) -> Random:
     shape = {"hidden_size": 16, "layers": 2, "heads": 2, "intermediate_size": 32, "vocab_size": 261}
     fields = {"name": "tiny", "architecture": architecture, "max_positions": 64, "init_seed": 0, **shape, **changes}
@@ -231,6 +237,15 @@ def test_half_precision_checkpoints_are_trained_in_float32(tmp_path: Path) -> No
 def test_a_decoder_keeps_nothing_for_tokens_to_come() -> None:
     model = tiny("gpt2").build(Classes(), {}).model.eval()
     assert model(input_ids=torch.ones(1, 4, dtype=torch.int64)).past_key_values is None
+
+
+@pytest.mark.parametrize("ends", [3, [3, 4]])
+def test_a_decoder_without_a_pad_token_has_its_first_end_of_text_for_one(tmp_path: Path, ends: int | list[int]) -> None:
+    """Llama 3 Instruct has two of them."""
+    config = AutoConfig.for_model("llama", **SHAPE, eos_token_id=ends)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    loaded = local(tmp_path).build(Causal(), {})
+    assert (loaded.model.config.pad_token_id, loaded.model.config.eos_token_id) == (3, ends)
 
 
 def test_attention_that_a_network_cannot_have_is_said(tmp_path: Path) -> None:
