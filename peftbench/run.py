@@ -86,7 +86,9 @@ def prepare(context: Context) -> Data:
     with context.clock("load"):
         text = run.dataset.read()
         tokenizer = run.model.tokenizer()
-        task = task_for(run.dataset, text, tokenizer, run.model.config())
+        config = run.model.config()
+        vocabulary.check_pad(run.model.name, tokenizer, config)
+        task = task_for(run.dataset, text, tokenizer, config)
     context.on_progress("tokenizing", 0, 0)
     with context.clock("tokenize"):
         train = task.encode(text.train, tokenizer, train=True)

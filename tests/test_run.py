@@ -60,6 +60,26 @@ def test_a_tokenizer_of_another_network_is_said_before_training(tiny_run, tmp_pa
         carried_out(tiny_run("model=bert", f"model.path={folder}"))
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("task", ["classes", "language"])
+def test_a_pad_token_that_the_network_has_not_is_said_before_training(
+    tiny_run, tmp_path, monkeypatch, architecture: str, task: str
+) -> None:
+    """Added to the tokenizer alone it would be met where a batch is padded first, perhaps after training."""
+    folder = tmp_path / "padded"
+    tokenizer = tiny_run().model.tokenizer()
+    shape = {**SHAPE, "vocab_size": len(tokenizer), "bos_token_id": 2, "eos_token_id": 3}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **shape)).save_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(folder)
+    corpus = ("dataset=wikitext2", f"dataset.path={write_corpus(tmp_path / 'corpus')}") if task == "language" else ()
+    monkeypatch.setattr(Loop, "run", lambda *_: pytest.fail("it was trained"))
+    with pytest.raises(
+        UserError, match=r"model=padded: the tokenizer pads with token 261 \(<pad>\), and the network has"
+    ):
+        carried_out(tiny_run(*corpus, "model=pretrained", f"model.path={folder}"))
+
+
 def test_a_run_on_pairs_predicts_what_peft_and_transformers_do(tiny_run, tmp_path) -> None:
     """With every change that a run makes to a network in place, and token types passed through all of them."""
     base, tokenizer = checkpoint(tmp_path / "base")

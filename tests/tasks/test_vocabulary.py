@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from torch import nn
+from transformers import AutoConfig
 
 from peftbench.errors import UserError
 from peftbench.tasks import vocabulary
@@ -38,3 +39,19 @@ def test_the_largest_token_of_all_splits_decides() -> None:
 @pytest.mark.parametrize("embedding", [None, nn.Linear(2, 2)])
 def test_a_network_without_a_table_of_tokens_is_not_asked(embedding: nn.Module | None) -> None:
     vocabulary.check("canine", splits(2**20), Network(embedding))
+
+
+def test_a_pad_token_must_be_one_of_the_networks(tokenizer: Any) -> None:
+    assert (len(tokenizer), tokenizer.pad_token_id) == (65, 0)
+    config = AutoConfig.for_model("gpt2", vocab_size=65)
+    vocabulary.check_pad("gpt2", tokenizer, config)
+    vocabulary.check_pad("canine", tokenizer, AutoConfig.for_model("canine"))
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    with pytest.raises(
+        UserError, match=r"model=gpt2: the tokenizer pads with token 65 \(<pad>\), and .* 65 of them: save"
+    ):
+        vocabulary.check_pad("gpt2", tokenizer, config)
+    vocabulary.check_pad("canine", tokenizer, AutoConfig.for_model("canine"))
+    vocabulary.check_pad("gpt2", tokenizer, AutoConfig.for_model("gpt2", vocab_size=66))
+    tokenizer.pad_token = None
+    vocabulary.check_pad("gpt2", tokenizer, config)
