@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 IGNORED = -100
 """The label of a position at which nothing is predicted."""
 _CHANGED: WeakSet[nn.Module] = WeakSet()
-"""Output layers whose network does something to what they answer (Gemma 2 caps it), so that logits are needed."""
+"""Output layers whose network does something to what they answer (Gemma 2 caps it, BART adds a bias to it) or takes
+their weights itself (MobileBERT), so that logits are needed."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,22 @@ def predicted_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
     output_layer: nn.Module = model.get_output_embeddings()  # type: ignore[operator]  # of every transformers LM
     with output_layer.register_forward_pre_hook(select):
         if output_layer not in _CHANGED and token_loss.fits(output_layer):
-            with token_loss.passed_through(output_layer):
-                answer = model(**batch.arguments).logits
-            if answer is seen[0]:
+            answer = _passed_through(model, batch, output_layer)
+            if seen and answer is seen[0]:
                 return token_loss.token_losses(output_layer, answer, targets)
             _CHANGED.add(output_layer)
-        return _cross_entropy(model(**batch.arguments).logits, targets)
+        logits = model(**batch.arguments).logits
+    return _cross_entropy(logits if seen else logits.flatten(0, 1).index_select(0, positions), targets)
+
+
+def _passed_through(model: nn.Module, batch: Batch, output_layer: nn.Module) -> torch.Tensor | None:
+    """What the network makes of the hidden states that its output layer is given, or None where it cannot."""
+    try:
+        with token_loss.passed_through(output_layer):
+            logits: torch.Tensor = model(**batch.arguments).logits
+    except RuntimeError:  # it adds what is as wide as the vocabulary; any other error comes again with the whole logits
+        return None
+    return logits
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

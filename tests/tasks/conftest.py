@@ -50,8 +50,21 @@ def tiny_config():
     from transformers import AutoConfig
 
     def config(architecture: str, **fields):
+        encoder = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        both = {"d_model": 16, "max_position_embeddings": 64, "bos_token_id": 2, "eos_token_id": 3}
+        for side in ("encoder", "decoder"):
+            both |= {f"{side}_layers": 1, f"{side}_attention_heads": 2, f"{side}_ffn_dim": 32}
         sizes = {
-            "bert": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
+            "bert": encoder,
+            "esm": {**encoder, "mask_token_id": 4, "position_embedding_type": "rotary"},
+            "mobilebert": {
+                **encoder,
+                "embedding_size": 8,
+                "intra_bottleneck_size": 16,
+                "normalization_type": "layer_norm",
+            },
+            "bart": both,
+            "mbart": both,
             "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "bos_token_id": 2, "eos_token_id": 3},
         }[architecture]
         return AutoConfig.for_model(architecture, **{"vocab_size": 65, "pad_token_id": 0} | sizes | fields)

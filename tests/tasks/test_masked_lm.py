@@ -97,6 +97,33 @@ def test_the_loss_is_transformers_own(data, network):
     assert batch.labels[batch.inputs["attention_mask"] == 0].eq(-100).all()
 
 
+@pytest.mark.parametrize("architecture", ["esm", "mobilebert", "bart", "mbart"])
+def test_a_network_that_finishes_its_logits_itself_has_the_loss_of_these(data, network, architecture: str):
+    """ESM and BART add a bias to what a frozen output layer answers; MobileBERT takes its weight and never asks it."""
+    model = network(TASK, architecture)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".0." in name)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if "bias" in name:
+            tensor.detach().normal_()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for batch in TASK.batches(data, 7, seed=0):
+        logits = model(**batch.inputs).logits
+        expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten())
+        loss = TASK.loss(model, batch)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        pairs = zip(*(torch.autograd.grad(each, trained, allow_unused=True) for each in (loss, expected)), strict=True)
+        for ours, theirs in pairs:
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_an_error_of_the_network_is_not_taken_for_its_way_with_logits(data, network, monkeypatch):
+    model = network(TASK, "bert").requires_grad_(False)
+    monkeypatch.setattr(model.bert, "forward", lambda *_, **__: torch.zeros(2) + torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        TASK.loss(model, next(TASK.batches(data, 7, seed=0)))
+
+
 def test_evaluation_counts_masked_positions_only_at_any_batch_size(data, network):
     model = network(TASK, "bert")
     nll, tokens = np.zeros(len(data)), np.zeros(len(data))
