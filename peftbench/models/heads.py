@@ -1,8 +1,8 @@
-"""The task head of a network: which modules it is made of, and what of it and before it a checkpoint lacks."""
+"""The task head of a network: its modules, what a checkpoint lacks of it and before it, the order of its classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from peftbench.errors import UserError
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from peftbench.tasks.base import Task
+
+SHOWN = 8
+"""Names of classes that a note lists."""
 
 
 def head_modules(config: PretrainedConfig, task: Task) -> tuple[str, ...]:
@@ -71,6 +74,48 @@ def _make_plain(model: nn.Module, name: str) -> None:
         plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device=layer.weight.device)
         plain.load_state_dict(layer.state_dict())
         model.set_submodule(name, plain)
+
+
+def class_names(config: PretrainedConfig) -> tuple[str, ...]:
+    """What a configuration calls its classes, in their order; none where it has transformers' LABEL_0, LABEL_1, ..."""
+    names = tuple(str(name) for _, name in sorted((getattr(config, "id2label", None) or {}).items()))
+    return () if names == tuple(f"LABEL_{index}" for index in range(len(names))) else names
+
+
+def put_in_order(model: nn.Module, kept: Sequence[str], own: Sequence[str], wanted: Sequence[str]) -> str:
+    """Let the output layer of a head that is a checkpoint's have its rows in the order of the data's classes.
+
+    Spaces and capitals are no difference between two names. Where a name is another one, nobody knows which row is
+    whose, and all stay where they are.
+
+    Args:
+        kept: modules of the head whose weights are the checkpoint's.
+        own, wanted: names of the classes, of the checkpoint and of the data; either may be unknown (empty).
+    Returns:
+        What a reader must know of it; empty where the order is the same, or no names are known.
+    """
+    before, after = ([name.strip().casefold() for name in names] for names in (own, wanted))
+    layers = [layer for name in kept for layer in model.get_submodule(name).modules() if _rows(layer) == len(after)]
+    if not (before and after and layers) or before == after:
+        return ""
+    lists = f"{_listed(wanted)} in the data, {_listed(own)} in the checkpoint"
+    if sorted(before) != sorted(after) or len(set(after)) < len(after):
+        return f"Its classes have other names and stay in their order: {lists}."
+    order = [before.index(name) for name in after]
+    for parameter in layers[-1].parameters(recurse=False):
+        parameter.data = parameter.data[order]
+    return f"Its classes were put into the order of the data's: {lists}."
+
+
+def _rows(layer: nn.Module) -> int | None:
+    """How many outputs a dense layer has; None: it is another kind of module."""
+    weight = getattr(layer, "weight", None)
+    return len(weight) if weight is not None and weight.dim() == 2 else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"({', '.join(names[:SHOWN])}{more})"
 
 
 def is_of(module: str, parameters: Iterable[str]) -> bool:

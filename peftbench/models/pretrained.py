@@ -15,7 +15,7 @@ from peftbench.component import named
 from peftbench.errors import UserError
 from peftbench.hub import offline_unless_reachable
 from peftbench.models.base import Loaded, Model
-from peftbench.models.heads import fresh_modules, head_modules, is_of, pooler_modules
+from peftbench.models.heads import class_names, fresh_modules, head_modules, is_of, pooler_modules, put_in_order
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -94,6 +94,7 @@ class Pretrained(Model):
         import transformers
 
         config = self.config()
+        own = class_names(config)  # before the task's take their place
         task_fields(config, task)
         auto = getattr(transformers, task.auto_class)
         # In float32 whatever the checkpoint's dtype: what is trained must be, and autocast does the rest.
@@ -108,7 +109,8 @@ class Pretrained(Model):
         identity = self.identity(config)
         if kept := [name for name in whole if name in head and not is_of(name, lacking)]:
             told = f"The head starts from the checkpoint's own: {', '.join(kept)}."
-            identity["note"] = f"{identity['note']} {told}" if "note" in identity else told
+            ordered = put_in_order(model, kept, own, tuple(task.config_kwargs.get("id2label", {}).values()))
+            identity["note"] = " ".join(filter(None, (identity.get("note"), told, ordered)))
         return Loaded(model, head, adapted_modules(self.targets, config), identity)
 
     def identity(self, config: PretrainedConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 import transformers
 from bitsandbytes.nn import Linear4bit
 from pydantic import ValidationError
-from transformers import AutoConfig, AutoModel, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from peftbench.errors import UserError
 from peftbench.models.packaged import Packaged
@@ -163,6 +163,45 @@ def test_a_head_for_other_classes_is_made_anew_and_one_for_as_many_is_kept(tmp_p
     assert other.head == ("classifier",)
     assert other.model.classifier.weight.shape == (3, 16)
     assert torch.equal(other.model.bert.pooler.dense.weight, source.bert.pooler.dense.weight)
+
+
+def classes(*names: str) -> Classes:
+    task = Classes()
+    task.config_kwargs = {"num_labels": len(names), "id2label": dict(enumerate(names))}
+    return task
+
+
+def answers(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=torch.arange(5, 25).reshape(2, 10)).logits
+
+
+@pytest.mark.parametrize("architecture", ["distilbert", "roberta", "gpt2"])
+def test_a_checkpoints_own_classes_are_put_into_the_order_of_the_data(architecture, tmp_path: Path) -> None:
+    """As in networks trained on MNLI, whose classes are in another order than the data set's."""
+    config = AutoConfig.for_model(
+        architecture, **SHAPE, pad_token_id=0, id2label=dict(enumerate(["NO", "Maybe", "yes"]))
+    )
+    source = AutoModelForSequenceClassification.from_config(config)
+    source.save_pretrained(tmp_path)
+    loaded = local(tmp_path).build(classes("yes", "no", "maybe "), {})
+    assert torch.equal(answers(loaded.model), answers(source)[:, [2, 0, 1]])
+    assert loaded.identity["note"].endswith(
+        "Its classes were put into the order of the data's: (yes, no, maybe ) in the data, (NO, Maybe, yes) in the "
+        "checkpoint."
+    )
+    assert loaded.model.config.id2label == {0: "yes", 1: "no", 2: "maybe "}
+    for names in (("no", "maybe", "yes"), ("0", "1", "2"), ("no", "No", "yes")):
+        other = local(tmp_path).build(classes(*names), {})
+        assert torch.equal(answers(other.model), answers(source))
+        told = f"Its classes have other names and stay in their order: ({', '.join(names)}) in the data"
+        assert (told in other.identity["note"]) is (names[1] != "maybe")
+
+
+def test_classes_that_a_checkpoint_does_not_name_are_as_they_are(tmp_path: Path) -> None:
+    tiny("bert").build(Classes(), {}).model.save_pretrained(tmp_path)
+    note = local(tmp_path).build(classes("no", "yes"), {}).identity["note"]
+    assert note == "The head starts from the checkpoint's own: classifier."
 
 
 def test_a_pooler_that_the_checkpoint_lacks_is_trained(tmp_path: Path) -> None:
