@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
@@ -16,13 +14,12 @@ from pydantic import Field, field_validator, model_validator
 from peftbench.data import assemble
 from peftbench.data.base import Dataset, Kind, Split, TextData
 from peftbench.data.files import column
+from peftbench.data.labels import check_classes, cleaned, decoded, is_nested, value_order
 from peftbench.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-WHOLE = re.compile(r"(0|-?[1-9][0-9]*)(\.0+)?")
-"""A whole number as text; not 007, which is a name."""
 STEMS = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
 """What the three splits are called."""
 
@@ -103,8 +100,8 @@ class Columns(Dataset):
         if self.kind == "language_modeling":
             plain = {name: source.split(None) for name, source in found.items()}
             return assemble.corpus(self, plain["train"], plain.get("validation"), plain.get("test"), notes)
-        values = sorted({label for source in found.values() for label in source.labels}, key=_label_order)
-        _check_classes(values, len(found["train"].texts), self.label_column)
+        values = sorted({label for source in found.values() for label in source.labels}, key=value_order)
+        check_classes(values, len(found["train"].texts), self.label_column)
         known = {value: index for index, value in enumerate(values)}
         read = {name: source.split(known) for name, source in found.items()}
         _same_classes(read, values)
@@ -129,12 +126,12 @@ class _Source:
         self.rows = [i for i, keep in enumerate(kept) if keep]
         self.texts, *more = ([str(text) for text in texts[kept]] for texts in raw)
         self.seconds = more[0] if more else None
-        self.labels: list[Any] = []
+        self.labels: list[str | int] = []
         if options.label_column is not None:
             column_ = column(table.frame, options.label_column, "dataset.label_column", where)[kept]
-            self.labels = _clean_labels(column_.tolist(), where, options.label_column)
+            self.labels = cleaned(column_.tolist(), where, options.label_column)
 
-    def split(self, known: dict[Any, int] | None) -> Split:
+    def split(self, known: Mapping[str | int, int] | None) -> Split:
         """The table as a split; classes are numbered by ``known``, None is without labels."""
         labels = None if known is None else [known[label] for label in self.labels]
         return Split(self.name, self.texts, labels, self.rows, self.seconds)
@@ -146,8 +143,8 @@ def _filled(texts: pd.Series) -> pd.Series:
 
 def _texts(table: pd.DataFrame, name: str, where: str) -> pd.Series:
     """One column of texts. Lists and mappings are none: they would be learned as Python writes them."""
-    values = column(table, name, "dataset.text_column", where).map(_decoded)
-    other = next((value for value in values if _is_nested(value)), None)
+    values = column(table, name, "dataset.text_column", where).map(decoded)
+    other = next((value for value in values if is_nested(value)), None)
     if other is not None:
         raise UserError(
             f"{where}: column {name} holds {type(other).__name__} values such as {str(other)[:60]}, and no text; "
@@ -158,50 +155,7 @@ def _texts(table: pd.DataFrame, name: str, where: str) -> pd.Series:
     return values
 
 
-def _decoded(value: Any) -> Any:
-    """Text that Parquet holds as bytes; what is no text stays bytes."""
-    try:
-        return value.decode("utf-8") if isinstance(value, bytes) else value
-    except UnicodeDecodeError:
-        return value
-
-
-def _is_nested(value: Any) -> bool:
-    return hasattr(value, "__len__") and not isinstance(value, str)
-
-
-def _clean_labels(values: Sequence[Any], where: str, name: str) -> list[Any]:
-    """Labels as plain strings or integers: ``1.0``, ``True`` and ``"1"`` are 1, ``"positive "`` is ``"positive"``."""
-    import numpy as np
-    import pandas as pd
-
-    cleaned: list[Any] = []
-    for row, value in enumerate(map(_decoded, values), 1):
-        if _is_nested(value):
-            raise UserError(f"{where}: {name} holds several labels an item ({str(value)[:60]}); one is what is learned")
-        text = str(value).strip()
-        if pd.isna(value) or not text:
-            lacking = sum(pd.isna(one) or not str(one).strip() for one in values)
-            raise UserError(
-                f"{where}: {lacking:,} of {len(values):,} items have no {name}, the first of them in row {row:,}; "
-                "give every row a label, or leave the rows out"
-            )
-        whole = isinstance(value, int | float | np.number | np.bool_) and float(value).is_integer()
-        # One file may hold 1 where another, of another format, holds "1" or "1.0".
-        cleaned.append(int(float(value)) if whole or WHOLE.fullmatch(text) else text)
-    return cleaned
-
-
-def _check_classes(values: Sequence[Any], items: int, name: str | None) -> None:
-    """Half as many classes as items, or more, are no classes: a number to predict, or a column of ids."""
-    if len(values) > max(2, items / 2):
-        raise UserError(
-            f"dataset.label_column={name}: {len(values):,} different values in {items:,} rows of train are no classes "
-            f"({values[0]!r}, {values[1]!r}, ...); name the column that holds them, or put numbers into groups"
-        )
-
-
-def _same_classes(read: dict[str, Split], values: list[Any]) -> None:
+def _same_classes(read: dict[str, Split], values: list[str | int]) -> None:
     """A class that train lacks cannot be learned, and is most often a misspelt label."""
     for split in read.values():
         unknown = set(split.labels or ()) - set(read["train"].labels or ())
@@ -210,15 +164,5 @@ def _same_classes(read: dict[str, Split], values: list[Any]) -> None:
             raise UserError(f"the {split.name} split has labels that train lacks: {shown}; mend them or leave them out")
 
 
-def _label_order(label: Any) -> tuple[bool, float, str]:
-    """Numbers by value, also those that are written as text (half stars), then all else by its letters."""
-    try:
-        number = float(label)
-    except ValueError:
-        number = math.nan
-    # Of equal numbers (1.1, 1.10) the order must be the same in every process.
-    return (False, number, str(label)) if math.isfinite(number) else (True, 0.0, str(label))
-
-
-def _name(label: Any, names: Sequence[str]) -> str:
+def _name(label: str | int, names: Sequence[str]) -> str:
     return names[label] if isinstance(label, int) and label in range(len(names)) else str(label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from pathlib import Path
 
@@ -138,6 +139,27 @@ def test_what_stands_in_a_csv_stays_as_it_stands(tmp_path, suffix):
     # Equal numbers too are in one order, in every process: classes are numbered by it.
     assert data.label_names == ("1.1", "1.10", "007", "7", "NA", "True")
     assert set(data.train.texts) < set(table.review)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_long_numbers_are_classes_by_every_digit(tmp_path, suffix):
+    """Ids of users have more bits than a float; those that do not fit into 64 bits are in no Parquet file."""
+    ids = [2**53, 2**53 + 1, 2**63 - 1, *([] if suffix == "parquet" else [10**400, 10**400 + 1])]
+    table = frame().assign(mood=pd.Series([ids[i % len(ids)] for i in range(60)], dtype=object))
+    path = tmp_path / f"mine.{suffix}"
+    match suffix:
+        case "csv":
+            table.assign(mood=[f"{one}.0" if i % 2 else one for i, one in enumerate(table.mood)]).to_csv(path)
+        case "jsonl":
+            path.write_text("\n".join(json.dumps(row) for row in table.to_dict("records")))
+        case _:
+            table.to_parquet(path)
+    assert dataset(path).read().label_names == tuple(map(str, ids))
+
+
+def test_numbers_longer_than_python_reads_are_names(tmp_path):
+    table = frame().assign(mood=[f"{'9' * 5000}{i % 2}" for i in range(60)])
+    assert len(dataset(write(table, tmp_path / "mine.csv")).read().label_names) == 2
 
 
 def test_numbers_as_text_are_classes_in_their_order(tmp_path):
