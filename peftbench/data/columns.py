@@ -117,24 +117,43 @@ class _Source:
         if table.frame.empty:
             raise UserError(f"{where} has no rows: write a file with at least a few items of each class")
         names = (options.text_column,) if isinstance(options.text_column, str) else options.text_column
-        raw = [_texts(table.frame, name, where) for name in names]
+        raw = [_texts(table.frame, column_, where) for column_ in names]
         # Language modelling leaves out blank lines by itself, and says so.
         blank_too = options.kind == "language_modeling"
         kept = reduce(and_, (texts.notna() if blank_too else _filled(texts) for texts in raw))
         if dropped := int((~kept).sum()):
             notes.append(f"{where.rpartition('/')[-1]}: {dropped:,} rows without text left out")
+        name = options.label_column
+        labels = None if name is None else column(table.frame, name, "dataset.label_column", where)
+        if labels is not None and table.label_names:
+            kept = _labelled(kept, labels, where, notes)
         self.rows = [i for i, keep in enumerate(kept) if keep]
         self.texts, *more = ([str(text) for text in texts[kept]] for texts in raw)
         self.seconds = more[0] if more else None
         self.labels: list[str | int] = []
-        if options.label_column is not None:
-            column_ = column(table.frame, options.label_column, "dataset.label_column", where)[kept]
-            self.labels = cleaned(column_.tolist(), where, options.label_column)
+        if labels is not None:
+            self.labels = cleaned(labels[kept].tolist(), where, str(name))
 
     def split(self, known: Mapping[str | int, int] | None) -> Split:
         """The table as a split; classes are numbered by ``known``, None is without labels."""
         labels = None if known is None else [known[label] for label in self.labels]
         return Split(self.name, self.texts, labels, self.rows, self.seconds)
+
+
+def _labelled(kept: pd.Series, labels: pd.Series, where: str, notes: list[str]) -> pd.Series:
+    """``kept`` without the rows whose label is -1: hubs say so of rows without one, where classes are counted from 0.
+
+    Raises:
+        UserError: no row is left.
+    """
+    lacking = kept & labels.isin([-1])
+    if lacking.sum() == kept.sum():
+        raise UserError(
+            f"{where}: no row has a label (all are -1); write dataset.label_column=NAME, or choose another set"
+        )
+    if lacking.any():
+        notes.append(f"{where.rpartition('/')[-1]}: {int(lacking.sum()):,} rows without a label (-1) left out")
+    return kept & ~lacking
 
 
 def _filled(texts: pd.Series) -> pd.Series:

@@ -55,6 +55,26 @@ def test_splits_with_labels_are_taken_as_published(tmp_path):
     assert data.notes == ("test: no item of 1 of 2 classes (no), so no figure says anything about them",)
 
 
+def test_rows_without_a_label_are_of_no_class(tmp_path):
+    """As in SNLI, where the annotators of some pairs did not agree; in files without names of classes -1 is one."""
+    parts = glue(test=1)
+    rows = {"sentence": [f"all {i}" for i in range(60)], "label": [(-1, 0, 1)[i % 3] for i in range(60)]}
+    parts["train"] = datasets.Dataset.from_dict(rows, FEATURES)
+    parts.save_to_disk(tmp_path / "snli")
+    data = hub(path=str(tmp_path / "snli")).read()
+    assert data.label_names == ("no", "yes")
+    assert sorted(data.train.ids) == [i for i in range(60) if i % 3]
+    assert [rows["label"][row] for row in data.train.ids] == list(data.train.labels)
+    assert "snli (train): 20 rows without a label (-1) left out" in data.notes
+    path = tmp_path / "mine.parquet"
+    pd.DataFrame(rows).to_parquet(path)
+    assert Text(name="text", path=str(path), text_column="sentence").read().label_names == ("-1", "0", "1")
+    parts["train"] = split("train", 60, -1)
+    parts.save_to_disk(tmp_path / "none")
+    with pytest.raises(UserError, match=r"none \(train\): no row has a label \(all are -1\); write"):
+        hub(path=str(tmp_path / "none")).read()
+
+
 def test_a_column_of_labels_that_test_lacks_is_none(tmp_path):
     parts = glue()
     parts["test"] = parts["test"].remove_columns("label")
