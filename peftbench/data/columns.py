@@ -84,11 +84,12 @@ class Columns(Dataset):
         """
 
     def without_unlabelled_test(self, tables: dict[str, Table], notes: list[str]) -> None:
-        """Take a test split out of ``tables`` that has no labels, as competitions have; hubs say -1."""
+        """Take a test split out of ``tables`` that has no labels, as competitions have; hubs say -1, or nothing."""
         test, name = tables.get("test"), self.label_column
         if test is None or name is None:
             return
-        if name not in test.frame or test.frame[name].isin([-1, "-1", None, ""]).all():
+        # What is missing is None, NaN or NA, by the type of the column.
+        if name not in test.frame or test.frame[name].dropna().isin([-1, "-1", ""]).all():
             notes.append("the public test split has no labels and is left out")
             del tables["test"]
 

@@ -30,8 +30,12 @@ def hub(**options) -> Hub:
     return Hub(**{"text_column": "sentence"} | options)
 
 
-def test_a_test_split_without_labels_gives_way_to_the_public_validation_split(tmp_path):
-    glue().save_to_disk(tmp_path / "my glue")
+@pytest.mark.parametrize("none", [-1, None])
+def test_a_test_split_without_labels_gives_way_to_the_public_validation_split(tmp_path, none):
+    parts = glue()
+    rows = {"sentence": parts["test"]["sentence"], "label": [none] * 7}
+    parts["test"] = datasets.Dataset.from_dict(rows, FEATURES)
+    parts.save_to_disk(tmp_path / "my glue")
     dataset = hub(path=str(tmp_path / "my glue"))
     assert dataset.name == "my_glue"
     data = dataset.read()

@@ -196,6 +196,14 @@ def test_a_test_split_without_labels_is_left_out(tmp_path):
     assert "the public test split has no labels and is left out" in data.notes
 
 
+@pytest.mark.parametrize("kind", ["Int64", "float64", "object", "string", "boolean"])
+def test_labels_that_are_missing_are_none_whatever_their_type(tmp_path, kind):
+    write(frame(), tmp_path / "train.parquet")
+    write(frame(80)[60:].assign(mood=pd.Series([None] * 80, dtype=kind)), tmp_path / "test.parquet")
+    data = dataset(tmp_path).read()
+    assert "the public test split has no labels and is left out" in data.notes
+
+
 def test_a_train_split_that_is_all_in_test_is_said(tmp_path):
     write(frame(), tmp_path / "train.csv")
     write(frame(), tmp_path / "test.csv")
