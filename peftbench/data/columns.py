@@ -133,7 +133,7 @@ class _Source:
         self.seconds = more[0] if more else None
         self.labels: list[str | int] = []
         if labels is not None:
-            self.labels = cleaned(labels[kept].tolist(), where, str(name))
+            self.labels = cleaned(labels[kept].tolist(), self.rows, where, str(name))
 
     def split(self, known: Mapping[str | int, int] | None) -> Split:
         """The table as a split; classes are numbered by ``known``, None is without labels."""

@@ -26,22 +26,24 @@ def is_nested(value: Any) -> bool:
     return hasattr(value, "__len__") and not isinstance(value, str)
 
 
-def cleaned(values: Sequence[Any], where: str, name: str) -> list[str | int]:
+def cleaned(values: Sequence[Any], rows: Sequence[int], where: str, name: str) -> list[str | int]:
     """Labels as plain strings or integers: ``1.0``, ``True`` and ``"1"`` are 1, ``"positive "`` is ``"positive"``.
 
+    Args:
+        rows: where in the table the values stand, from 0.
     Raises:
         UserError: an item has no label, or several.
     """
     import pandas as pd
 
     labels: list[str | int] = []
-    for row, value in enumerate(map(decoded, values), 1):
+    for row, value in zip(rows, map(decoded, values), strict=True):
         if is_nested(value):
             raise UserError(f"{where}: {name} holds several labels an item ({str(value)[:60]}); one is what is learned")
         if pd.isna(value) or not str(value).strip():
             lacking = sum(pd.isna(one) or not str(one).strip() for one in values)
             raise UserError(
-                f"{where}: {lacking:,} of {len(values):,} items have no {name}, the first of them in row {row:,}; "
+                f"{where}: {lacking:,} of {len(values):,} items have no {name}, the first of them in row {row + 1:,}; "
                 "give every row a label, or leave the rows out"
             )
         labels.append(_label(value))

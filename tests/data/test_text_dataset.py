@@ -275,6 +275,10 @@ def test_language_modelling_needs_no_labels(tmp_path):
             lambda t: t.assign(mood=["", *t.mood[1:]]),
             "1 of 60 items have no mood, the first of them in row 1;",
         ),
+        (
+            lambda t: t.assign(review=["", " ", *t.review[2:]], mood=[*t.mood[:8], "", *t.mood[9:]]),
+            "1 of 58 items have no mood, the first of them in row 9;",
+        ),
         (lambda t: t.assign(review="the same"), "nothing can be cut, .* more than once"),
     ],
 )
