@@ -48,7 +48,8 @@ def labelled(
     _check(train, "train", least_classes=2)
     _check(validation, "validation")
     _check(evaluation, "evaluation")
-    _note_classes(evaluation, label_names, written)
+    _note_classes(train, label_names, written, "nothing is learned about them")
+    _note_classes(evaluation, label_names, written, "no figure says anything about them")
     mark = splits.fingerprint(train, validation, evaluation)
     return TextData(train, validation, evaluation, tuple(label_names), mark, tuple(written))
 
@@ -174,15 +175,18 @@ def _note_size(split: Split, size: int | None, option: str, notes: list[str], ho
         notes.append(f"{split.name}: {size:,} items, {how} {count:,}")
 
 
-def _note_classes(split: Split, label_names: Sequence[str], notes: list[str]) -> None:
-    """Say which classes cannot be got wrong, because no item has them."""
-    lacking = [name for index, name in enumerate(label_names) if index not in set(split.labels or ())]
+def _note_classes(split: Split, label_names: Sequence[str], notes: list[str], so: str) -> None:
+    """Say which classes cannot be learned, or not be got wrong, because no item has them."""
+    there = set(split.labels or ())
+    lacking = [name for index, name in enumerate(label_names) if index not in there]
     if lacking:
-        named = ", ".join(lacking[:4]) + (f" and {len(lacking) - 4} more" if len(lacking) > 4 else "")
-        notes.append(
-            f"{split.name}: no item of {len(lacking)} of {len(label_names)} classes ({named}), so no figure says "
-            "anything about them"
-        )
+        few = f"{len(lacking)} of {len(label_names)} classes ({first_of(lacking)})"
+        notes.append(f"{split.name}: no item of {few}, so {so}")
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first four of ``names``, and how many more there are."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _check(split: Split, name: str, least_classes: int = 1) -> None:

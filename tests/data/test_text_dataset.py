@@ -188,6 +188,18 @@ def test_classes_that_no_item_is_evaluated_on_are_noted(tmp_path):
     )
 
 
+def test_classes_that_a_smaller_train_lacks_are_noted(tmp_path):
+    names = [f"c{i:02d}" for i in range(20)]
+    table = frame(400).assign(mood=[names[i] if i < 20 else "big" for i in range(400)])
+    write(table[:-20], tmp_path / "train.csv")
+    write(table[-20:], tmp_path / "test.csv")
+    data = dataset(tmp_path, train_size=40).read()
+    lacking = [name for i, name in enumerate(data.label_names) if i not in data.train.labels]
+    shown = f"{', '.join(lacking[:4])} and {len(lacking) - 4} more"
+    assert f"train: no item of {len(lacking)} of 21 classes ({shown}), so nothing is learned about them" in data.notes
+    assert not any("nothing is learned" in note for note in dataset(write(frame(), tmp_path / "mine.csv")).read().notes)
+
+
 def test_a_test_split_without_labels_is_left_out(tmp_path):
     write(frame(), tmp_path / "train.csv")
     write(frame(80)[60:][["review"]], tmp_path / "test.csv")
