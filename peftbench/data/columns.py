@@ -110,6 +110,12 @@ class Columns(Dataset):
         return assemble.labelled(self, read["train"], read.get("validation"), read.get("test"), names, notes)
 
 
+def note_unread(names: Sequence[str], notes: list[str]) -> None:
+    """Say what is public, or in the folder, and is neither trained nor evaluated on."""
+    if names:
+        notes.append(f"not read: {assemble.first_of(names)}")
+
+
 class _Source:
     """One table: texts that are not blank, their labels and their rows."""
 

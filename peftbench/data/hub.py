@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from peftbench.component import named
-from peftbench.data.columns import STEMS, Columns, Table
+from peftbench.data.columns import STEMS, Columns, Table, note_unread
 from peftbench.data.files import load_hub
 from peftbench.errors import UserError
 
@@ -62,6 +62,7 @@ class Hub(Columns):
         if names["train"] is None:
             raise UserError(f"dataset={self.name}: no train split, but {', '.join(found)}; choose another data set")
         tables = {split: self._table(split, found[name], name) for split, name in names.items() if name is not None}
+        note_unread([name for name in found if name not in names.values()], notes)
         self.without_unlabelled_test(tables, notes)
         if "test" not in tables and "validation" in tables:
             notes.append("the evaluation split is the public validation split (dev)")

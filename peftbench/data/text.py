@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pydantic import model_validator
 
-from peftbench.data.columns import STEMS, Columns, Table
+from peftbench.data.columns import STEMS, Columns, Table, note_unread
 from peftbench.data.files import SUFFIXES, find_tables, parts_of, read_tables
 from peftbench.data.hub import is_saved
 from peftbench.errors import UserError
@@ -25,7 +26,9 @@ class Text(Columns):
 
     def tables(self, notes: list[str]) -> dict[str, Table]:
         """See `Columns.tables`."""
-        tables = {name: Table(name, read_tables(paths), str(paths[0])) for name, paths in self._paths().items()}
+        found = self._paths()
+        tables = {name: Table(name, read_tables(paths), str(paths[0])) for name, paths in found.items()}
+        note_unread(self._unread(found), notes)
         self.without_unlabelled_test(tables, notes)
         return tables
 
@@ -39,3 +42,13 @@ class Text(Columns):
             there = ", ".join(sorted(item.name for item in path.iterdir())[:20]) or "nothing"
             raise UserError(f"dataset.path={path}: no train{{{','.join(SUFFIXES)}}} there, but {there}; write one")
         return {name: files for name, files in found.items() if files}
+
+    def _unread(self, found: dict[str, list[Path]]) -> list[str]:
+        """Tables in the folder that are called like a split, beside those that were found."""
+        folder = Path(str(self.path)).expanduser()
+        if not folder.is_dir():
+            return []
+        read = {path.name for paths in found.values() for path in paths}
+        stems = {stem for names in STEMS.values() for stem in names}
+        tables = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name not in read)
+        return sorted(path.name for path in tables if re.split(r"[-_.]", path.name.lower())[0] in stems)

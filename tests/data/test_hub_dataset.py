@@ -79,6 +79,16 @@ def test_rows_without_a_label_are_of_no_class(tmp_path):
         hub(path=str(tmp_path / "none")).read()
 
 
+def test_public_splits_that_are_not_read_are_noted(tmp_path):
+    """MNLI has two validation splits and two of test, none of which is called as one alone is."""
+    more = ("validation_matched", "validation_mismatched", "test_matched", "test_mismatched", "unsupervised")
+    parts = {name: split(name, 9) for name in more}
+    datasets.DatasetDict({"train": split("train", 60), **parts}).save_to_disk(tmp_path)
+    data = hub(path=str(tmp_path)).read()
+    assert f"not read: {', '.join(more[:4])} and 1 more" in data.notes
+    assert data.evaluation.name == "test (own split)"
+
+
 def test_a_column_of_labels_that_test_lacks_is_none(tmp_path):
     parts = glue()
     parts["test"] = parts["test"].remove_columns("label")

@@ -80,6 +80,28 @@ def test_a_folder_with_splits_is_taken_as_it_is_but_for_overlap(tmp_path):
     assert any("2 items left out because their text is also in test" in note for note in data.notes)
 
 
+def test_tables_of_a_folder_that_are_not_read_are_noted(tmp_path):
+    """Of two train splits, or two to validate on, one is read: whoever has both must know."""
+    names = (
+        "train.csv",
+        "train.parquet",
+        "Dev.CSV",
+        "val.csv",
+        "dev.csv",
+        "test.csv",
+        "test_hard.csv",
+        "vocabulary.csv",
+    )
+    for number, name in enumerate(names):
+        frame(90)[number * 10 :][:10].to_csv(tmp_path / name, index=False)
+    write(frame(100)[90:], tmp_path / "train.parquet")
+    (tmp_path / "test.md").touch()
+    data = dataset(tmp_path).read()
+    assert "not read: Dev.CSV, test_hard.csv, train.csv, val.csv" in data.notes
+    assert sorted(data.train.ids) == list(range(10))
+    assert not any("not read" in note for note in dataset(tmp_path / "dev.csv").read().notes)
+
+
 def test_the_numbered_parts_of_a_table_are_one(tmp_path):
     table = frame(30)
     for number, rows in enumerate((table[:8], table[8:14], table[14:20])):
