@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from peftbench.data import assemble
 from peftbench.data.base import Dataset, Kind, Split, TextData
 from peftbench.data.files import column
-from peftbench.data.labels import check_classes, cleaned, decoded, is_nested, value_order
+from peftbench.data.labels import check_classes, cleaned, decoded, is_nested, one_spelling, value_order
 from peftbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,9 +101,11 @@ class Columns(Dataset):
         if self.kind == "language_modeling":
             plain = {name: source.split(None) for name, source in found.items()}
             return assemble.corpus(self, plain["train"], plain.get("validation"), plain.get("test"), notes)
-        values = sorted({label for source in found.values() for label in source.labels}, key=value_order)
+        classes = one_spelling({label for source in found.values() for label in source.labels})
+        values = sorted(set(classes.values()), key=value_order)
         check_classes(values, len(found["train"].texts), self.label_column)
-        known = {value: index for index, value in enumerate(values)}
+        numbers = {value: index for index, value in enumerate(values)}
+        known = {label: numbers[value] for label, value in classes.items()}
         read = {name: source.split(known) for name, source in found.items()}
         _same_classes(read, values)
         names = [_name(value, tables["train"].label_names) for value in values]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from peftbench.errors import UserError
 
 WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,999})(\.0+)?")
 """A whole number as text; not 007, which is a name, nor one of more digits than Python reads."""
+
+TRUTH = {"true": "True", "1": "True", "false": "False", "0": "False"}
+"""Ways to write what is true or false, and the class of each."""
 
 
 def decoded(value: Any) -> Any:
@@ -63,6 +66,18 @@ def _label(value: Any) -> str | int:
         return int(value)
     text = str(value).strip()
     return int(text.partition(".")[0]) if WHOLE.fullmatch(text) else text
+
+
+def one_spelling(labels: Collection[str | int]) -> dict[str | int, str | int]:
+    """Each of a data set's ``labels`` and its class: itself, or True or False where all are that, written in many ways.
+
+    A CSV holds ``True`` (``TRUE`` of a spreadsheet, ``true``) where JSON and Parquet have a value that is not text, and
+    that is 1 here. Beside other labels (``half-true``), or written in one way only, they stay as they are written.
+    """
+    truth = {label: TRUTH.get(str(label).lower(), "") for label in labels}
+    if len(labels) > 2 and all(truth.values()):
+        return {**truth}
+    return {label: label for label in labels}
 
 
 def check_classes(values: Sequence[Any], items: int, name: str | None) -> None:

@@ -150,6 +150,26 @@ def test_a_label_is_the_same_in_every_format(tmp_path):
     assert dataset(tmp_path).read().label_names == ("0", "1")
 
 
+@pytest.mark.parametrize("written", [("True", "False"), ("TRUE", "FALSE"), ("true", "false"), ("1", "0")])
+def test_true_is_one_class_in_every_format(tmp_path, written):
+    table = frame().assign(mood=[i % 2 == 0 for i in range(60)])
+    write(table[:40], tmp_path / "train.jsonl")
+    write(table[40:50], tmp_path / "dev.parquet")
+    write(table[50:].assign(mood=[written[i % 2] for i in range(10)]), tmp_path / "test.csv")
+    data = dataset(tmp_path).read()
+    assert data.label_names == (("0", "1") if written == ("1", "0") else ("False", "True"))
+    for split in (data.train, data.validation, data.evaluation):
+        assert all(
+            label == (int(text.split()[-1]) % 2 == 0) for text, label in zip(split.texts, split.labels, strict=True)
+        )
+
+
+@pytest.mark.parametrize("names", [("false", "true"), ("half-true", "true"), ("1", "False", "half", "true")])
+def test_what_is_true_stays_as_it_is_written_where_it_is_written_in_one_way(tmp_path, names):
+    table = frame().assign(mood=[names[i % len(names)] for i in range(60)])
+    assert dataset(write(table, tmp_path / "mine.csv")).read().label_names == names
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
 def test_what_stands_in_a_csv_stays_as_it_stands(tmp_path, suffix):
     """Numbers that are names, of classes and of texts: no zero is lost, and no two become one."""
