@@ -57,6 +57,31 @@ def test_what_a_tuner_would_ignore_is_a_conflict():
     assert "sparsity=none" in bases.method("dora").conflict(bases.run(sparse=True))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"config_class": "LoraConfig", "alpha_arg": "lora_alpha", "args": {"lora_bias": True}},
+        {"config_class": "BeftConfig", "alpha_arg": None, "rank_args": None},
+    ],
+)
+def test_a_bias_that_the_base_has_no_place_for_is_not_merged(base: Base, fields: dict):
+    """PEFT says so at the layer that has none, after it has merged others."""
+    loaded = base.load()
+    loaded.model.distilbert.transformer.layer[1].attention.v_lin.bias = None
+    method = bases.method("peft", **fields)
+    attached = method.attach(loaded, bases.run())
+    bases.train(attached, steps=1)
+    assert method.merge(attached) is None
+
+
+def test_memory_that_runs_out_is_not_taken_for_what_cannot_be_merged(base: Base, monkeypatch):
+    method = bases.method("dora")
+    attached = base.attach(method)
+    monkeypatch.setattr(attached.model.base_model, "merge_and_unload", lambda: torch.empty(2**60))
+    with pytest.raises(RuntimeError, match="allocate"):
+        method.merge(attached)
+
+
 def steps(attached, hook, count: int) -> list[bool]:
     """The training loop's calls in its order; returns which steps may be selected."""
     optimizer = torch.optim.AdamW([p for _, p in attached.trainable()], lr=0.01)
