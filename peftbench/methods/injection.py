@@ -47,13 +47,18 @@ def find_sites(loaded: Loaded, targets: Targets, *, linear_only: bool = True) ->
     """The layers that ``targets`` means; the task head and the output embedding are never among them.
 
     Raises:
-        UserError: a name is in no module, or nobody has said what ``attention`` means for this network; the message
-            lists the names that exist.
+        UserError: there is no linear layer, a name is in no module, or nobody has said what ``attention`` means for
+            this network; the message lists the names that exist.
     """
     linear = linear_layers(loaded)
+    wanted = linear if targets == "all-linear" else list(loaded.targets if targets == "attention" else targets)
+    if not linear and (linear_only or not wanted):
+        raise UserError(
+            f"method.targets: there is no linear layer to adapt in {type(loaded.model).__name__}; "
+            "write method=full, which needs none, or choose another model"
+        )
     if targets == "all-linear":
         return _sites(loaded, linear, linear)
-    wanted = list(loaded.targets if targets == "attention" else targets)
     candidates = linear if linear_only else [name for name, _ in loaded.model.named_modules() if not _in(name, loaded)]
     layers = [name for name in candidates if any(_matches(name, target) for target in wanted)]
     if not wanted:

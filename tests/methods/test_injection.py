@@ -51,6 +51,19 @@ def test_a_name_that_is_no_layer_is_said_with_the_option_it_came_from(targets, m
         find_sites(loaded("q_lin"), targets)
 
 
+@pytest.mark.parametrize("targets", ["all-linear", "attention", ["norm"]])
+def test_a_network_without_linear_layers_is_said_to_have_none(targets) -> None:
+    """I-BERT's are of a class of its own."""
+    bare = loaded("query")
+    del bare.model.query, bare.model.value
+    with pytest.raises(UserError, match=r"there is no linear layer to adapt in Net; write method=full"):
+        find_sites(bare, targets)
+    if targets == "all-linear":
+        with pytest.raises(UserError, match="there is no linear layer"):
+            find_sites(bare, targets, linear_only=False)
+    assert find_sites(bare, ["norm"], linear_only=False).layers == ("norm",)
+
+
 def test_a_network_without_default_targets_is_adapted_by_name(tmp_path) -> None:
     """Only ``attention`` needs to know what they are."""
     nobody = replace(loaded("query"), targets=())
