@@ -46,15 +46,20 @@ def task_for(
             f"dataset.stride={stride} means nothing for a masked model such as {model_config.model_type}: "
             "write dataset.stride=null"
         )
-    if tokenizer.mask_token_id is None:
-        raise UserError(f"the tokenizer of this {model_config.model_type} has no mask token: choose another model")
+    # A tokenizer may have tokens that were added to it alone.
+    known = min(len(tokenizer), getattr(model_config, "vocab_size", None) or len(tokenizer))
+    if tokenizer.mask_token_id is None or tokenizer.mask_token_id >= known:
+        raise UserError(
+            f"the tokenizer of this {model_config.model_type} has no mask token that the network knows: choose another "
+            "model"
+        )
     return MaskedLM(
         dataset.max_length,
         pad_id,
         unk_literal,
         mask_id=int(tokenizer.mask_token_id),
         special_ids=tuple(sorted(tokenizer.all_special_ids)),
-        vocab_size=len(tokenizer),
+        vocab_size=known,
         mask_seed=dataset.split_seed,
     )
 

@@ -34,6 +34,12 @@ def test_masked_language(tokenizer, architecture):
     assert (task.peft_type, task.primary, task.greater_is_better) == (None, "quality/mlm_loss", False)
 
 
+def test_words_are_replaced_by_those_that_the_network_knows(tokenizer):
+    tokenizer.add_tokens(["one", "two"])
+    task = task_for(Wikitext2(name="wikitext2"), DATA, tokenizer, AutoConfig.for_model("bert", vocab_size=66))
+    assert (len(tokenizer), task.vocab_size) == (67, 66)
+
+
 @pytest.mark.parametrize(("stride", "expected"), [(None, 32), (10, 10)])
 def test_causal_language(tokenizer, stride, expected):
     dataset = Wikitext2(name="wikitext2", max_length=64, stride=stride, variant="raw")
@@ -45,6 +51,9 @@ def test_causal_language(tokenizer, stride, expected):
 def test_options_without_a_meaning_are_answered(tokenizer):
     with pytest.raises(UserError, match=r"dataset.stride=10 means nothing .* write dataset.stride=null"):
         task_for(Wikitext2(name="wikitext2", stride=10), DATA, tokenizer, AutoConfig.for_model("bert"))
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    with pytest.raises(UserError, match="has no mask token that the network knows"):
+        task_for(Wikitext2(name="wikitext2"), DATA, tokenizer, AutoConfig.for_model("bert", vocab_size=65))
     tokenizer.mask_token = None
     with pytest.raises(UserError, match="has no mask token"):
         task_for(Wikitext2(name="wikitext2"), DATA, tokenizer, AutoConfig.for_model("bert"))
