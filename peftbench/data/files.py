@@ -68,10 +68,23 @@ def read_table(path: Path) -> pd.DataFrame:
         used = "utf-16" if path.read_bytes()[:2] in UTF_16 else "windows-1252"
         raise UserError(f"{path} is not UTF-8, save it as that: iconv -f {used} -t utf-8 ({error})") from None
     except Exception as error:
+        if path.suffix.lower() == ".json" and _is_lines(path):
+            raise UserError(
+                f"{path} holds JSON lines, an object a line: rename it to {path.with_suffix('.jsonl').name}"
+            ) from None
         raise UserError(
             f"{path} cannot be read, replace it by a whole copy ({type(error).__name__}: {error})"
         ) from error
     raise UserError(f"{path}: unknown kind of file; write one of {', '.join(SUFFIXES)}")
+
+
+def _is_lines(path: Path) -> bool:
+    """Whether the first line is an object of its own, and more come after it."""
+    first, _, rest = path.read_text(encoding="utf-8-sig").lstrip().partition("\n")
+    try:
+        return isinstance(json.loads(first), dict) and bool(rest.strip())
+    except json.JSONDecodeError:
+        return False
 
 
 def _separator(path: Path) -> str:

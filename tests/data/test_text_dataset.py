@@ -356,6 +356,12 @@ def test_other_bad_files_are_answered(tmp_path):
     (tmp_path / "mine.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(UserError, match="replace it by a whole copy"):
         dataset(tmp_path / "mine.parquet").read()
+    Path(write(frame(), tmp_path / "lines.jsonl")).rename(tmp_path / "lines.json")
+    with pytest.raises(UserError, match=r"lines\.json holds JSON lines, an object a line: rename it to lines\.jsonl"):
+        dataset(tmp_path / "lines.json").read()
+    (tmp_path / "half.json").write_text('[\n{"review": "a"},\n{"rev')
+    with pytest.raises(UserError, match=r"half\.json cannot be read, replace it by a whole copy"):
+        dataset(tmp_path / "half.json").read()
     (tmp_path / "mine.docx").write_text("x")
     with pytest.raises(UserError, match="unknown kind of file; write one of"):
         dataset(tmp_path / "mine.docx").read()
