@@ -142,6 +142,25 @@ def test_a_phone_scrolls_tables_and_not_the_page(browser, path, dark, tmp_path):
     assert browser.complaints == []
 
 
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_long_name_leaves_a_phone_room_for_figures(browser, tmp_path, width):
+    from .conftest import Folder
+
+    folder = Folder(tmp_path)
+    for name in ("lora", "lora_rank_stabilised_init_pissa_all_linear", "a name of several words that goes on"):
+        for seed in range(2):
+            folder.classified(name, seed)
+    browser.open(write(folder.path), width, 844)
+    first, box = browser.run(
+        "['#s0 table.sortable td', '#s0 .box'].map((one) => document.querySelector(one).getBoundingClientRect().width)"
+    )
+    assert first <= 0.45 * width + 1
+    assert box - first > 0.4 * width
+    inside = f"{ROWS}.map((row) => row.cells[0].scrollWidth - row.cells[0].clientWidth)"
+    assert max(browser.run(inside)) <= 1, "nothing of the name runs into the next column"
+    assert browser.run("document.documentElement.scrollWidth") <= width
+
+
 def lightness(colour):
     values = [float(value) for value in colour[colour.index("(") + 1 : -1].split(",")[:3]]
     return sum(values) / 3
