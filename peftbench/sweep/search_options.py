@@ -78,6 +78,8 @@ class Constraint(Section):
             UserError: the run has no such figure.
         """
         value = figure(record, self.metric, "constraint")
+        if not math.isfinite(value):
+            return math.inf  # Optuna takes no NaN, and a record on disk does not tell which of the two it was
         return value - self.bound if self.at_most else self.bound - value
 
     def __str__(self) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import yaml
 from searching import ACCURACY, MEMORY, SPACE, params_of, study_in
 
 from peftbench.errors import UserError
 from peftbench.record import Record, read_sweep
+from peftbench.report.search import load
 from peftbench.sweep.search_options import Constraint, SearchOptions, figures_of
 from peftbench.sweep.search_result import best_trials
 from peftbench.sweep.search_study import pruner
@@ -86,6 +90,30 @@ def test_the_best_trials_keep_the_constraints(start, runner, quick, tmp_path, ca
     (tmp_path / "s").rename(tmp_path / "before")
     start("rank=range(4,65,4)", n_trials=2, **options | {"constraints": ["validation/accuracy >= 9"]})
     assert "no trial keeps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bound", ["validation/loss <= 2", "validation/loss >= 0.5"])
+def test_a_figure_that_is_no_number_keeps_no_bound(start, runner, quick, tmp_path, monkeypatch, bound: str) -> None:
+    """HiRA is the better one here, and its loss is infinite, which is null in a record."""
+    measured = runner.carry_out
+
+    def endless(point):
+        record = measured(point)
+        if point.run.method.name == "hira":
+            record.history[0]["validation/loss"] = None
+            record.write(point.folder)
+        return record
+
+    monkeypatch.setattr(runner, "carry_out", endless)
+    for n_trials in (5, 12):  # TPE begins with ten trials at random
+        assert start("method=lora,hira", "rank=range(4,65,4)", n_trials=n_trials, constraints=[bound]) == 0
+    about = json.loads((tmp_path / "s" / "search.json").read_text())
+    kept = {(trial["params"]["method"], trial["kept"]) for trial in about["trials"]}
+    assert kept == {("lora", True), ("hira", False)}
+    assert [about["trials"][number]["params"]["method"] for number in about["best"]] == ["lora"]
+    assert yaml.safe_load((tmp_path / "s" / "best.yaml").read_text())["method"]["name"] == "lora"
+    said = load(tmp_path / "s").lines
+    assert [", method lora, " in line for line in said if line.startswith("Best: ")] == [True]
 
 
 @pytest.mark.parametrize(
