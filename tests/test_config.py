@@ -64,6 +64,17 @@ def test_hash_is_over_what_decides(compose) -> None:
         assert compose(change).hash != base.hash, change
 
 
+@pytest.mark.parametrize(("option", "default"), [("entity", None)])
+def test_variables_of_wandb_are_the_defaults_of_the_tracker(compose, monkeypatch, option: str, default) -> None:
+    base = compose("tracker=wandb")
+    for value, meant in (("ours", "ours"), ("", default)):
+        monkeypatch.setenv(f"WANDB_{option.upper()}", value)
+        run = compose("tracker=wandb")
+        assert getattr(run.tracker, option) == run.dump()["tracker"][option] == meant
+        assert run.hash == base.hash
+    assert getattr(compose("tracker=wandb", f"tracker.{option}=mine").tracker, option) == "mine"
+
+
 def test_a_method_without_a_rank_drops_the_axis(compose) -> None:
     assert compose("method=full", "rank=4").run_id == compose("method=full", "rank=8").run_id
     assert compose("method=lora", "rank=4").run_id != compose("method=lora", "rank=8").run_id

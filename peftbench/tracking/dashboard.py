@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.console import print_anything
 from peftbench.errors import UserError
-from peftbench.tracking.server import authenticated, quiet_setup, reachable
+from peftbench.tracking.server import authenticated, default_entity, quiet_setup, reachable
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -81,7 +81,7 @@ def publish(options: argparse.Namespace) -> list[str]:
 
     os.environ["WANDB_SILENT"] = "true"  # the package says on its own what we print
     api = wandb.Api()
-    place = _place(options, options.entity or api.default_entity or "")
+    place = _place(options, options.entity or default_entity(api))
     reports = _reports(api, place)
     shown, page = workspace(place), report(place)
     _adopt(shown, place)
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--sweep", required=True, metavar="NAME", help="the sweep, which is the group of its runs")
     parser.add_argument("--project", default="peftbench", help="W&B project (default: %(default)s)")
-    parser.add_argument("--entity", help="W&B user or team (default: yours)")
+    parser.add_argument("--entity", help="W&B user or team (default: $WANDB_ENTITY, or yours)")
     parser.add_argument(
         "--quality", default="quality/accuracy", metavar="FIGURE", help="what is compared (default: %(default)s)"
     )

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from peftbench import record
+from peftbench.tracking.server import default_entity
 from peftbench.tracking.wandb import (
     FINE,
     UNSYNCED,
@@ -171,7 +172,7 @@ class Server:
         self._api = self._api or wandb.Api(timeout=10)
         found = record.read(folder.parents[1])
         tracker = (found.config.get("tracker") or {}) if found else {}
-        entity, project = tracker.get("entity") or self._api.default_entity, tracker.get("project", "peftbench")
+        entity, project = tracker.get("entity") or default_entity(self._api), tracker.get("project", "peftbench")
         return self._api.run(f"{entity}/{project}/{identity_of(folder)}")
 
 

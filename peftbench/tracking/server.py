@@ -1,4 +1,4 @@
-"""What is known of the Weights & Biases server without talking to its API."""
+"""What is known of the Weights & Biases server, as far as may be without talking to its API."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
+from typing import Any
 
 PROBE_SECONDS = 1.5
 
@@ -32,6 +33,14 @@ def authenticated() -> bool:
         return bool(wandb.login(prompt=False, verify=False))
     except Exception:  # a malformed key, a broken netrc: as good as none
         return False
+
+
+def default_entity(api: Any) -> str:
+    """Whose runs are meant where nothing else says so: ``WANDB_ENTITY`` or W&B's settings file, else the user's own.
+
+    Uploads go there; ``default_entity`` of W&B's own API is what the server knows of the user alone.
+    """
+    return api.settings["entity"] or api.default_entity or ""
 
 
 def reachable(url: str) -> bool:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, field_validator
 
 from peftbench.record import FINE, SOURCES, Record
 from peftbench.tracking.base import Tracker
@@ -48,6 +48,11 @@ class WandbTracker(Tracker):
     """Besides ``axis:value`` for each axis of the run."""
     artifacts: bool = False
     """Whether adapter and predictions are logged as artifacts."""
+
+    @field_validator("entity", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: Any) -> Any:
+        return value or None  # WANDB_ENTITY may be there and have nothing in it
 
     _run: Any = PrivateAttr(default=None)
 

@@ -43,11 +43,13 @@ def environment(url: str, home: Path, **changes: str) -> dict[str, str]:
     return {**kept, **known, **changes}
 
 
-def tracked(folder: Path, url: str, mode: str, *options: str, runs: int = 1, midway: Callable[[], object] = str):
+def tracked(
+    folder: Path, url: str, mode: str, *options: str, runs: int = 1, midway: Callable[[], object] = str, **changes: str
+):
     """Run this file; ``midway`` is called at ``paused``. Output, and the seconds that the tracker's calls took."""
     command = [sys.executable, __file__, str(folder), mode, str(runs), *options]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, env=environment(url, folder), **pipes) as process:
+    with subprocess.Popen(command, env=environment(url, folder, **changes), **pipes) as process:
         watchdog = threading.Timer(90, process.kill)
         watchdog.start()
         said = []

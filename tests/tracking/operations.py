@@ -16,6 +16,7 @@ class TrackedRun:
 
     name: str
     project: str
+    entity: str = ENTITY
     group: str | None = None
     display_name: str | None = None
     tags: list[str] = field(default_factory=list)
@@ -109,7 +110,7 @@ class Operations:
     def do_upsertbucket(self, variables: dict[str, Any]) -> dict[str, Any]:
         name, project = variables.get("name") or variables["id"].removeprefix("id-"), variables.get("project")
         inserted = name not in self.runs
-        run = self.runs.setdefault(name, TrackedRun(name, project))
+        run = self.runs.setdefault(name, TrackedRun(name, project, variables.get("entity") or ENTITY))
         run.upserts += 1
         for given, kept in (("groupName", "group"), ("displayName", "display_name"), ("tags", "tags")):
             if variables.get(given) is not None:
@@ -143,7 +144,7 @@ class Operations:
             "historyTail": json.dumps(tail),
             "eventsTail": "[]",
             "wandbConfig": json.dumps({"t": 1}) if run.config else None,
-            "project": {"id": "p1", "name": run.project, **_ENTITY},
+            "project": {"id": "p1", "name": run.project, "entity": {"id": "e1", "name": run.entity}},
         }
 
     def do_createrunfiles(self, variables: dict[str, Any]) -> dict[str, Any]:
@@ -152,10 +153,10 @@ class Operations:
         return {"createRunFiles": {"runID": f"id-{run}", "uploadHeaders": [], "files": files}}
 
     def do_run(self, variables: dict[str, Any]) -> dict[str, Any]:
-        """What ``wandb.Api().run`` asks for."""
+        """What ``wandb.Api().run`` asks for; of whom nothing was uploaded there is no such project."""
         run = self.runs.get(variables["name"])
-        if run is None or run.project != variables["project"]:
-            return {"project": {"internalId": "1", "run": None}}
+        if run is None or (run.entity, run.project) != (variables["entity"], variables["project"]):
+            return {"project": None}
         facts = dict.fromkeys(("jobType", "commit", "createdAt", "heartbeatAt", "systemMetrics", "historyKeys"))
         user = {"name": ENTITY, "username": ENTITY}
         more = {"state": run.state, "group": run.group, "readOnly": False, "user": user, "projectId": "1"}

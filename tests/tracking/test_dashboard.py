@@ -100,6 +100,14 @@ def test_a_second_time_updates_what_is_there(tmp_path: Path):
     assert report.startswith(f"report {backend.url}/{ENTITY}/mine/reports/")
 
 
+def test_a_team_has_a_dashboard_of_its_own(tmp_path: Path):
+    with Backend() as backend:
+        backend.runs["r"] = TrackedRun("r", "peftbench", "team")
+        done = call(backend.url, tmp_path, WANDB_ENTITY="team")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"workspace {backend.url}/team/peftbench?nw=")
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "sentence"),
     [

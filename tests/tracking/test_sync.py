@@ -190,6 +190,14 @@ def test_offline_runs_reach_a_server_once_and_as_they_were(tmp_path: Path):
     assert (tmp_path / "demo" / "two" / "adapter" / "adapter_model.safetensors").exists()
 
 
+def test_runs_of_a_team_are_looked_for_where_they_were_uploaded_to(tmp_path: Path):
+    with Backend() as backend:
+        assert tracked(tmp_path, backend.url, "offline", WANDB_ENTITY="team").code == 0
+        done = call(tmp_path, backend.url, WANDB_ENTITY="team")
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert backend.only().entity == "team"
+
+
 def test_a_killed_run_is_delivered_with_the_figures_of_its_record(tmp_path: Path):
     with Backend() as backend:
         assert tracked(tmp_path, backend.url, "offline", "die").code == 9
