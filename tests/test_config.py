@@ -64,7 +64,7 @@ def test_hash_is_over_what_decides(compose) -> None:
         assert compose(change).hash != base.hash, change
 
 
-@pytest.mark.parametrize(("option", "default"), [("entity", None)])
+@pytest.mark.parametrize(("option", "default"), [("entity", None), ("project", "peftbench")])
 def test_variables_of_wandb_are_the_defaults_of_the_tracker(compose, monkeypatch, option: str, default) -> None:
     base = compose("tracker=wandb")
     for value, meant in (("ours", "ours"), ("", default)):

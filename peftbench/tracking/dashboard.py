@@ -126,7 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m peftbench.tracking.dashboard", description="A W&B workspace and report for a sweep."
     )
     parser.add_argument("--sweep", required=True, metavar="NAME", help="the sweep, which is the group of its runs")
-    parser.add_argument("--project", default="peftbench", help="W&B project (default: %(default)s)")
+    project = os.environ.get("WANDB_PROJECT") or "peftbench"
+    parser.add_argument("--project", default=project, help="W&B project (default: $WANDB_PROJECT, or peftbench)")
     parser.add_argument("--entity", help="W&B user or team (default: $WANDB_ENTITY, or yours)")
     parser.add_argument(
         "--quality", default="quality/accuracy", metavar="FIGURE", help="what is compared (default: %(default)s)"

@@ -49,12 +49,13 @@ class WandbTracker(Tracker):
     artifacts: bool = False
     """Whether adapter and predictions are logged as artifacts."""
 
-    @field_validator("entity", mode="before")
-    @classmethod
-    def _empty_is_unset(cls, value: Any) -> Any:
-        return value or None  # WANDB_ENTITY may be there and have nothing in it
-
     _run: Any = PrivateAttr(default=None)
+
+    @field_validator("project", "entity", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: Any, info: Any) -> Any:
+        # WANDB_PROJECT and WANDB_ENTITY may be there and have nothing in them.
+        return value or cls.model_fields[info.field_name].default
 
     def start(self, run: RunConfig, folder: Path) -> None:
         """Begin the W&B run; its local files are in ``folder/wandb``."""

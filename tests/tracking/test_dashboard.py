@@ -100,12 +100,12 @@ def test_a_second_time_updates_what_is_there(tmp_path: Path):
     assert report.startswith(f"report {backend.url}/{ENTITY}/mine/reports/")
 
 
-def test_a_team_has_a_dashboard_of_its_own(tmp_path: Path):
+def test_team_and_project_may_be_those_of_wandbs_variables(tmp_path: Path):
     with Backend() as backend:
-        backend.runs["r"] = TrackedRun("r", "peftbench", "team")
-        done = call(backend.url, tmp_path, WANDB_ENTITY="team")
+        backend.runs["r"] = TrackedRun("r", "mine", "team")
+        done = call(backend.url, tmp_path, WANDB_ENTITY="team", WANDB_PROJECT="mine")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"workspace {backend.url}/team/peftbench?nw=")
+    assert done.stdout.startswith(f"workspace {backend.url}/team/mine?nw=")
 
 
 @pytest.mark.parametrize(
