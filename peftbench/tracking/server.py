@@ -16,6 +16,8 @@ def quiet_setup() -> None:
 
     Its error telemetry is off unless the user turned it on: a server that hangs would hold the process at its exit.
     """
+    # A second try writes over the first. W&B has no argument against the variable: "never" refuses the second try.
+    os.environ.pop("WANDB_RESUME", None)
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 

@@ -74,8 +74,8 @@ def test_nothing_is_left_to_sync(online):
 
 def test_a_second_try_of_a_run_writes_over_the_first(tmp_path: Path):
     with Backend() as backend:
-        assert tracked(tmp_path, backend.url, "online", "die").code == 9
-        assert tracked(tmp_path, backend.url, "online").code == 0
+        assert tracked(tmp_path, backend.url, "online", "die", WANDB_RESUME="allow").code == 9
+        assert tracked(tmp_path, backend.url, "online", WANDB_RESUME="allow").code == 0
     assert backend.only().points() == CURVE
     assert backend.only().values()["quality/accuracy"] == METRICS["quality/accuracy"]
 

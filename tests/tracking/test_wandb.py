@@ -98,6 +98,14 @@ def test_the_summary_is_the_records_figures_and_nothing_of_the_curves(written: l
     assert of_type(written, "exit")[-1]["exit"]["exit_code"] == 0
 
 
+def test_a_second_try_is_not_resumed_whatever_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_RESUME", "allow")
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        track(folder)
+        (run,) = of_type(inspect(folder), "run")
+        assert "resume" not in run["run"]
+
+
 @pytest.mark.parametrize(("status", "code"), [("failed", 1), ("oom", 1), ("skipped", 0), ("pruned", 0)])
 def test_how_a_run_ended_is_told(tmp_path: Path, status: str, code: int):
     ended = record(status, "because")
