@@ -48,7 +48,7 @@ class Runner:
         self.status = lambda run: "ok"
 
     @contextmanager
-    def __call__(self, points, total, launcher=None):
+    def __call__(self, points, total, before=None, launcher=None):
         self.at_work = []
         self.progress = Progress(total)
         yield self
@@ -56,6 +56,10 @@ class Runner:
     @property
     def free(self) -> bool:
         return len(self.at_work) < self.slots
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.at_work)
 
     def submit(self, point, judge=None) -> None:
         self.at_work.append(point)
@@ -102,7 +106,7 @@ def space(loader):
 def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     fake = Runner()
     monkeypatch.setattr(engine, "runner", fake)
-    monkeypatch.setattr(command, "show", lambda folder: None)
+    monkeypatch.setattr(command, "show", lambda folder, run_ids=None: None)
     return fake
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import defaultdict
 from statistics import median
 
 import optuna
 import pytest
+from searching import study_in
 from support import noop_launcher
 
 from peftbench import record as records
+from peftbench.config import RunConfig
+from peftbench.report.search import load
 from peftbench.sweep import command, search
 from peftbench.sweep.grid import Point
+from peftbench.sweep.plan import Plan
 from peftbench.sweep.search_options import SearchOptions
 from peftbench.sweep.search_space import Number, Space
 from peftbench.sweep.search_study import counted, pruner
@@ -93,6 +98,35 @@ def test_runs_that_lag_behind_are_pruned(noop_points, monkeypatch, name: str) ->
     assert 0 < expected.count(VALIDATIONS) < TRIALS
     assert all(name in record.reason for record in found.values() if record.status == "pruned")
     assert {trial.state.name for trial in trials} == {"COMPLETE", "PRUNED"}
+
+
+def test_a_run_that_was_pruned_is_finished_by_a_grid_and_its_trial_stays(start, runner, quick, tmp_path) -> None:
+    runner.status = lambda run: "pruned" if run.rank.value < 16 else "ok"
+    arguments = {"n_trials": 6, "pruner": "median", "sampler": "random"}
+    assert start("rank=range(4,25,4)", **arguments) == 0
+    before, ran = [(trial.state, trial.user_attrs) for trial in study_in(tmp_path).trials], len(runner.calls)
+    held = list(records.read_sweep(tmp_path / "s"))
+    pruned = {record.run_id for record in held if record.status == "pruned"}
+    assert 0 < len(pruned) < len(held)
+
+    assert start("rank=range(4,25,4)", **arguments | {"n_trials": 14}) == 0
+    assert not pruned & set(runner.calls[ran:]), "a search takes them as they are"
+
+    runner.status, ran = lambda run: "ok", len(runner.calls)
+    pruned = {record.run_id for record in records.read_sweep(tmp_path / "s") if record.status == "pruned"}
+    points = [Point(RunConfig.load(record.config), ()) for record in records.read_sweep(tmp_path / "s")]
+    assert [record.status for record in command.carry_out(points)] == ["ok"] * len(points)
+    assert set(runner.calls[ran:]) == pruned
+    assert not Plan.of(points).todo
+
+    assert start("rank=range(4,25,4)", **arguments | {"n_trials": 16}) == 0
+    trials = study_in(tmp_path).trials
+    assert [(trial.state, trial.user_attrs) for trial in trials[:6]] == before
+    assert {trial.state.name for trial in trials[14:]} == {"COMPLETE"}
+    about = json.loads((tmp_path / "s" / "search.json").read_text())
+    assert {trial["run_id"] for trial in about["trials"] if trial["status"] == "pruned"} == pruned
+    assert about["best"]
+    assert load(tmp_path / "s").lines[0].startswith("16 trials")
 
 
 def _bracket(chosen: optuna.pruners.BasePruner, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> int:
