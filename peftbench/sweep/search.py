@@ -6,6 +6,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from hydra.errors import HydraException
@@ -249,8 +250,11 @@ class Search:
             trial.set_user_attr(key, value)
         for name, beyond in excess.items():
             trial.set_constraint(name, beyond)
-        if values is not None:
+        if values is not None and not any(map(isnan, values)):
             self.study.tell(trial, values)
+        elif values is not None:
+            self.runner.progress.say(f"trial {trial.number} has an objective that is no number: it counts as failed")
+            self.study.tell(trial, state=TrialState.FAIL)
         else:
             self.study.tell(trial, state=TrialState.PRUNED if status in FINE else TrialState.FAIL)
 

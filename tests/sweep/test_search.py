@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 
 import pytest
 import yaml
@@ -118,7 +119,7 @@ def test_a_failed_run_is_a_failed_trial_and_the_search_goes_on(start, runner, qu
     assert sorted(runner.calls) == sorted(set(runner.calls)), "a failed point is not tried twice in one search"
 
 
-def test_a_figure_that_is_no_number_is_a_failed_trial(start, runner, quick, tmp_path, monkeypatch) -> None:
+def test_a_figure_that_is_no_number_is_a_failed_trial(start, runner, quick, tmp_path, monkeypatch, capsys) -> None:
     measured = runner.carry_out
 
     def endless(point):
@@ -129,9 +130,12 @@ def test_a_figure_that_is_no_number_is_a_failed_trial(start, runner, quick, tmp_
         return record
 
     monkeypatch.setattr(runner, "carry_out", endless)
-    start("method=lora,hira", "rank=range(4,65,4)", n_trials=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # Optuna's, with a path, on the terminal
+        start("method=lora,hira", "rank=range(4,65,4)", n_trials=8)
     states = {trial.params["method"]: trial.state.name for trial in counted(study_in(tmp_path))}
     assert states == {"lora": "COMPLETE", "hira": "FAIL"}
+    assert "has an objective that is no number: it counts as failed" in capsys.readouterr().out
 
 
 def test_fail_fast_stops_at_the_first_failure(start, runner, quick, tmp_path) -> None:
