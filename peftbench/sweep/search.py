@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,8 @@ from peftbench.sweep.plan import Plan
 from peftbench.sweep.search_ahead import preview, standing
 from peftbench.sweep.search_options import SearchOptions
 from peftbench.sweep.search_space import Space
-from peftbench.sweep.search_study import counted, opened, pruner, sampler
+from peftbench.sweep.search_storage import refuse_added
+from peftbench.sweep.search_study import ask, counted, opened, pruner, sampler
 from peftbench.sweep.slurm.options import Cluster
 from peftbench.sweep.sources import changed
 from peftbench.sweep.where import Where
@@ -66,7 +66,8 @@ def carry_out(
 
     points = [compose(overrides) for overrides in space.probes()]
     first = points[0]
-    _refuse_rerun(first)
+    if first.run.engine.rerun:
+        raise UserError("engine.rerun: a search does not repeat its trials; write sweep=NAME for a new one")
     if isinstance(launcher, Cluster):
         launcher = launcher.for_search()
         launcher.options.check([point.run for point in points])
@@ -79,7 +80,7 @@ def carry_out(
     lines += [] if settings.pruner == "none" else [f"  pruned by {settings.pruner}"]
     print("\n".join(lines), flush=True)
     if first.run.engine.dry_run:
-        print(preview(settings, first, _identity(settings, space, points)))
+        print(preview(settings, first, settings.identity(space, [point.run.hash for point in points])))
     else:
         if isinstance(launcher, Cluster):
             launcher.check_here()
@@ -94,7 +95,8 @@ def _search(
     launcher: engine.Place = None,
 ) -> None:
     run, folder = points[0].run, points[0].folder.parent
-    with writing(folder), opened(settings, folder, run.sweep, _identity(settings, space, points)) as study:
+    identity = settings.identity(space, [point.run.hash for point in points])
+    with writing(folder), opened(settings, folder, run.sweep, identity) as study:
         done = counted(study)
         todo = max(0, settings.n_trials - len(done))
         print(standing(done, todo), flush=True)
@@ -109,7 +111,7 @@ def _search(
             search_result.write(study, settings, folder)
             command.show(folder)
             search_result.conclude(study, settings, folder)
-        if code := _exit_code(study):
+        if code := search_result.exit_code(study):
             sys.exit(code)
 
 
@@ -120,26 +122,6 @@ def _compose(composer: Composer, hydra: DictConfig, overrides: Sequence[str]) ->
         raise UserError(f"{explain(error)}\n  at the point {' '.join(overrides)}") from error
     # Where the sweep file asks for a search, one of its points is a single run.
     return Point.of(run, hydra, ("hydra.mode=RUN", *overrides))
-
-
-def _refuse_rerun(point: Point) -> None:
-    if point.run.engine.rerun:
-        raise UserError("engine.rerun: a search does not repeat its trials; write sweep=NAME for a new one")
-
-
-def _identity(settings: SearchOptions, space: Space, points: Sequence[Point]) -> dict[str, Any]:
-    """What makes two searches the same one: trials of another one must not be compared with ours.
-
-    Sampler, its seed and the number of trials may change from one call to the next.
-    """
-    hashes = "".join(point.run.hash for point in points)
-    bounds = [str(constraint) for constraint in settings.constraints]
-    return {
-        **({"constraints": bounds} if bounds else {}),
-        "dimensions": space.describe(),
-        "objectives": [objective.model_dump() for objective in settings.objectives],
-        "configuration": hashlib.sha256(hashes.encode()).hexdigest(),
-    }
 
 
 @dataclass
@@ -160,7 +142,8 @@ class Search:
         """Go on until ``n_trials`` trials are finished; a free slot is given the next trial at once.
 
         Raises:
-            UserError: a run failed and ``engine.fail_fast`` is set, or a run has no such objective.
+            UserError: a run failed and ``engine.fail_fast`` is set, a run has no such objective, or somebody has added
+                a trial to the study meanwhile.
         """
         while self._wanted or self._points:
             while self._wanted and self.runner.free:
@@ -168,6 +151,7 @@ class Search:
             if self._points:
                 for record in self.runner.wait():
                     self._ended(record)
+        refuse_added(self.study)
 
     @property
     def _index(self) -> int:
@@ -181,13 +165,15 @@ class Search:
     def _ask(self) -> None:
         """Begin a trial. An impossible point costs no process, and one that is known or at work no second one."""
         self.study.sampler = sampler(self.settings, self._index)
-        trial = self.study.ask(self.space.distributions())
+        trial, misfit = ask(self.study, self.space)
+        if misfit is not None:
+            self._refuse(trial, f"was queued with {misfit}")
+            return
         try:
             point = self.compose(self.space.overrides(trial.params))
         except UserError as error:
             # The probes were legal, so only this combination is not.
-            self.runner.progress.say(f"trial {trial.number} is no legal configuration: {error}")
-            self._tell(trial, None, "failed", str(error))
+            self._refuse(trial, f"is no legal configuration: {error}")
             return
         run_id = point.run.run_id
         if self.settings.where is not None and not Where(self.settings.where).meets(point.run):
@@ -202,6 +188,10 @@ class Search:
             self._points[run_id] = (point, [trial])
             judge = None if self.settings.pruner == "none" else self._judge(trial, point.run.trainer.validations)
             self.runner.submit(point, judge)
+
+    def _refuse(self, trial: Trial, why: str) -> None:
+        self.runner.progress.say(f"trial {trial.number} {why}")
+        self._tell(trial, None, "failed", why)
 
     def _judge(self, trial: Trial, validations: int) -> Judge:
         """What decides after each of a trial's validations whether it goes on; after the last one it is trained."""
@@ -257,11 +247,3 @@ class Search:
             self.study.tell(trial, state=TrialState.FAIL)
         else:
             self.study.tell(trial, state=TrialState.PRUNED if status in FINE else TrialState.FAIL)
-
-
-def _exit_code(study: Study) -> int:
-    """As for a grid: 1 if any run failed, 2 if nothing could run, 0 otherwise."""
-    statuses = {trial.user_attrs.get("status") for trial in counted(study)}
-    if statuses - set(FINE):
-        return 1
-    return 0 if statuses & {"ok", "pruned"} else 2

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
@@ -159,6 +160,22 @@ class SearchOptions(Section):
             return cls.model_validate(plain)
         except ValidationError as error:
             raise UserError("\n".join(_explain(item) for item in error.errors())) from None
+
+    def identity(self, space: Space, hashes: Sequence[str]) -> dict[str, Any]:
+        """What makes two searches the same one: trials of another one must not be compared with ours.
+
+        Sampler, its seed and the number of trials may change from one call to the next.
+
+        Args:
+            hashes: of the configurations of the points that are composed before the first trial.
+        """
+        bounds = [str(constraint) for constraint in self.constraints]
+        return {
+            **({"constraints": bounds} if bounds else {}),
+            "dimensions": space.describe(),
+            "objectives": [objective.model_dump() for objective in self.objectives],
+            "configuration": hashlib.sha256("".join(hashes).encode()).hexdigest(),
+        }
 
     def check(self, space: Space) -> None:
         """Refuse what the sampler would silently replace by random sampling.

@@ -13,9 +13,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from peftbench.record import read, write_atomically
+from peftbench.record import FINE, read, write_atomically
 from peftbench.report import SEARCH
 from peftbench.report.figures import number
+from peftbench.sweep.search_study import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +98,14 @@ def conclude(study: Study, settings: SearchOptions, folder: Path) -> None:
         print("config   none: the record of that run is gone")
 
 
+def exit_code(study: Study) -> int:
+    """As for a grid: 1 if any run failed, 2 if nothing could run, 0 otherwise."""
+    statuses = {trial.user_attrs.get("status") for trial in counted(study)}
+    if statuses - set(FINE):
+        return 1
+    return 0 if statuses & {"ok", "pruned"} else 2
+
+
 def importances(study: Study, settings: SearchOptions) -> dict[str, dict[str, float]]:
     """For each objective, each dimension's share in explaining it; those are left out for which it is unknown."""
     from optuna.importance import get_param_importances
@@ -119,14 +128,18 @@ def _cost(settings: SearchOptions, index: int) -> Callable[[FrozenTrial], float]
 
 
 def best_trials(study: Study) -> list[FrozenTrial]:
-    """The best trial, or with several objectives those that no other one beats, each run once, in order of number."""
+    """The best trial, or with several objectives those that no other one beats, each run once, in order of number.
+
+    Of this search's: what somebody has added to the study meanwhile has no run.
+    """
     from optuna.trial import TrialState
 
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         return []
     first: dict[str, FrozenTrial] = {}
     for trial in sorted(study.best_trials, key=lambda trial: trial.number):
-        first.setdefault(trial.user_attrs["run_id"], trial)
+        if "run_id" in trial.user_attrs:
+            first.setdefault(trial.user_attrs["run_id"], trial)
     return list(first.values())
 
 

@@ -37,6 +37,15 @@ class Dimension(ABC):
     def write(self, value: Any) -> str:
         """A sampled value as it stands after the ``=`` of an override."""
 
+    def holds(self, value: Any) -> bool:
+        """Whether a value that was not sampled could have been."""
+        distribution = self.distribution()
+        try:
+            self.write(value)
+            return bool(distribution._contains(distribution.to_internal_repr(value)))
+        except (ArithmeticError, TypeError, ValueError):
+            return False
+
 
 @dataclass(frozen=True)
 class Choice(Dimension):
@@ -122,6 +131,16 @@ class Space:
     def overrides(self, params: Mapping[str, Any]) -> tuple[str, ...]:
         """The overrides of the trial that sampled ``params``."""
         return (*self.fixed, *(f"{d.key}={d.write(params[d.key])}" for d in self.dimensions))
+
+    def misfit(self, params: Mapping[str, Any]) -> str | None:
+        """What of parameters that somebody else has chosen is not of this space, in words; None: nothing."""
+        held = {dimension.key: dimension for dimension in self.dimensions}
+        for key, value in params.items():
+            if key not in held:
+                return f"{key}, which is no dimension of this search: it has {', '.join(held)}"
+            if not held[key].holds(value):
+                return f"{key}={value!r}, which is not in {held[key].distribution()}"
+        return None
 
     def probes(self) -> Iterator[tuple[str, ...]]:
         """Overrides of a first point, then of one more for every other probe of every dimension."""

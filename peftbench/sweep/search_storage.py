@@ -82,6 +82,7 @@ def check(study: Study, dimensions: Collection[str], options: SearchOptions, fol
     Raises:
         UserError: a trial is none that a search over ``dimensions`` has left.
     """
+    refuse_added(study)
     for trial in study.get_trials(deepcopy=False):
         try:
             trial._validate()
@@ -91,7 +92,25 @@ def check(study: Study, dimensions: Collection[str], options: SearchOptions, fol
             raise _damage(options, folder, f"trial {trial.number}: {_reason(error)}") from error
 
 
+def refuse_added(study: Study) -> None:
+    """Look for trials that somebody has put into the study: there are no records of their runs.
+
+    Raises:
+        UserError: there is one.
+    """
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state.is_finished() and not {STALE, "status", "run_id"} & trial.user_attrs.keys():
+            raise UserError(
+                f"trial {trial.number} of the study {study.study_name} is not of this search (added from outside, it "
+                "has no record): points are tried with study.enqueue_trial instead; to go on without it, move "
+                f"{JOURNAL} elsewhere or name another database in hydra.sweeper.storage, and no point that finished "
+                "is run again"
+            )
+
+
 def _check_finished(trial: FrozenTrial, dimensions: Collection[str]) -> None:
+    if not trial.params and trial.user_attrs["status"] == "failed" and trial.user_attrs["run_id"] is None:
+        return  # it was queued with others than there are
     if trial.params.keys() != set(dimensions):
         raise ValueError("other parameters")
     if trial.user_attrs["status"] not in STATUSES or not isinstance(trial.user_attrs["run_id"], str | None):

@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, Trial
 
     from peftbench.sweep.search_options import SearchOptions
+    from peftbench.sweep.search_space import Space
 
 LOCK = "search.lock"
 IDENTITY = "search"
 FOLDER = "folder"
 """In the identity of a study that is in a database: whose it is. A journal lies in its folder, and moves with it."""
+QUEUED = "fixed_params"
+"""Optuna's attribute of a trial that was queued: its parameters, which may be some of them, or wrong ones."""
 SIGNING = 2.0
 """Seconds after which a search that has made a study has surely written its identity into it."""
 
@@ -87,9 +90,11 @@ def requeue_stale(study: Study) -> None:
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     for trial in running:
         study._storage.set_trial_user_attr(trial._trial_id, STALE, True)
+        # What was queued for it and not taken yet is not to be sampled instead.
+        params = {**trial.system_attrs.get(QUEUED, {}), **trial.params}
         # Queued before it is marked: killed in between, the next start sees both and queues it once.
-        if trial.params and not _queued(study, trial.params):
-            study.enqueue_trial(trial.params)
+        if params and not _queued(study, params):
+            study.enqueue_trial(params)
         study.tell(trial.number, state=TrialState.FAIL)
 
 
@@ -97,7 +102,22 @@ def _queued(study: Study, params: Mapping[str, Any]) -> bool:
     from optuna.trial import TrialState
 
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    return any(trial.system_attrs.get("fixed_params") == params for trial in waiting)
+    return any(trial.system_attrs.get(QUEUED) == params for trial in waiting)
+
+
+def ask(study: Study, space: Space) -> tuple[Trial, str | None]:
+    """Begin a trial: the first that is queued, else one whose parameters are sampled.
+
+    Returns:
+        The trial, and what of the parameters that it was queued with is not of ``space``: such a trial gets none.
+    """
+    trial = study.ask()
+    misfit = space.misfit(study._storage.get_trial(trial._trial_id).system_attrs.get(QUEUED, {}))
+    if misfit is None:
+        # As `Study.ask` does it, which takes a value that is out of range, and raises after it has begun the trial.
+        for key, distribution in space.distributions().items():
+            trial._suggest(key, distribution)
+    return trial, misfit
 
 
 def sampler(options: SearchOptions, index: int) -> BaseSampler:
