@@ -46,11 +46,20 @@ class Choice:
         return {lr: fmean(found) for lr, found in figures.items() if found}
 
     @property
+    def seeds(self) -> int:
+        """How many seeds the rates have that have most."""
+        return max(map(len, self.runs.values()))
+
+    def finished(self, lr: float) -> int:
+        """How many seeds of a rate have a figure; the rest diverged, or was not run."""
+        return len(self.runs[lr]) - self.runs[lr].count(None)
+
+    @property
     def best(self) -> float:
-        """The rate with the best figure, of equal ones the smallest; where seeds diverged only if no rate has all."""
+        """The rate with the best figure, of equal ones the smallest; one that lacks seeds only if no rate has all."""
         sign = 1 if self.metric.endswith(MINIMIZED) else -1
         tries = self.tries
-        whole = [lr for lr in tries if None not in self.runs[lr]]
+        whole = [lr for lr in tries if self.finished(lr) == self.seeds]
         return min(whole or tries, key=lambda lr: (sign * tries[lr], lr))
 
     @property
@@ -114,13 +123,12 @@ def table(found: list[Choice]) -> str:
 
 
 def _cell(choice: Choice, lr: float) -> str:
-    """The figure of one try, and of how many seeds it is where some did not finish."""
-    runs = choice.runs.get(lr)
-    if runs is None:
+    """The figure of one try, and of how many seeds it is where it lacks some."""
+    if lr not in choice.runs:
         return "–"
     figure = f"{choice.tries[lr]:.4f}" if lr in choice.tries else ""
-    finished = len(runs) - runs.count(None)
-    seeds = f"({finished} of {len(runs)} seeds)" if finished < len(runs) else ""
+    finished = choice.finished(lr)
+    seeds = f"({finished} of {choice.seeds} seeds)" if finished < choice.seeds else ""
     return f"{f'**{figure}**' if lr == choice.best else figure} {seeds}".strip()
 
 
@@ -149,8 +157,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _remarks(found: Sequence[Choice], tried: Iterable[str]) -> Iterator[str]:
     """What the table alone does not tell of the ``found`` and of all settings that were ``tried``."""
-    if any(None in runs for choice in found for runs in choice.runs.values()):
-        yield "A rate at which runs did not finish is chosen only where that is so at all of a setting's rates."
+    if any(choice.finished(lr) < choice.seeds for choice in found for lr in choice.runs):
+        yield (
+            "A rate at which runs did not finish, or of fewer seeds than others, is chosen only where a setting has no "
+            "rate with all of them."
+        )
     if none := sorted(set(tried) - {choice.setting for choice in found}):
         yield f"No run finished of {'; '.join(none)}."
     if len(tries := {len(choice.runs) for choice in found}) > 1:

@@ -93,7 +93,7 @@ def test_what_was_interrupted_is_no_try(tmp_path: Path) -> None:
             **({"status": "killed", "reason": "interrupted by Ctrl-C"} if lr == 0.002 else {}),
         )
     choice = read(tmp_path)["method=lora"]
-    assert choice.best == 0.002
+    assert choice.runs == {0.001: [0.7, 0.7], 0.002: [0.9], 0.004: [0.6, 0.6]}
 
 
 def diverged(folder: Path, method: str, **values: list[float | None]) -> None:
@@ -117,6 +117,15 @@ def test_a_rate_where_seeds_diverged_does_not_win_on_its_survivors(
     said = capsys.readouterr().out
     assert f"| **{whole:.4f}** | {survivor:.4f} (1 of 3 seeds) | trainer.lr=0.001 (at an end of the range) |" in said
     assert "did not finish" in said
+
+
+def test_a_rate_of_fewer_seeds_does_not_win_on_a_lucky_one(tmp_path: Path, capsys) -> None:
+    diverged(tmp_path, "lora", e4=[0.6, 0.7, 0.8], e3=[0.9], e2=[0.1, 0.2, 0.3])
+    assert read(tmp_path)["method=lora"].best == 1e-4
+    assert main([str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "| **0.7000** | 0.9000 (1 of 3 seeds) | 0.2000 | trainer.lr=0.0001 (at an end of the range) |" in said
+    assert "or of fewer seeds than others, is chosen only where a setting has no rate with all of them" in said
 
 
 def test_where_seeds_diverged_at_every_rate_the_best_of_the_rest_is_chosen(tmp_path: Path) -> None:
