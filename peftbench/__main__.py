@@ -17,7 +17,7 @@ from peftbench import __version__
 from peftbench.cli.messages import explain
 from peftbench.cli.overrides import command, flags_first, rewrite
 from peftbench.cli.paths import CONF, register_plugins
-from peftbench.cli.refuse import refuse_sweeper, refuse_without_effect
+from peftbench.cli.refuse import refuse_ignored, refuse_sweeper, refuse_without_effect
 from peftbench.console import print_anything
 from peftbench.errors import UserError
 
@@ -53,6 +53,7 @@ def main() -> None:
 
             config, hydra_config = composed.pop()
             refuse_sweeper(hydra_config.mode, hydra_config.overrides.hydra)
+            refuse_ignored(hydra_config, multirun=False)
             point = single_point(config, command(hydra_config, hydra_config.overrides.task))
             carry_out([point], launcher=chosen(hydra_config.launcher))
     except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:

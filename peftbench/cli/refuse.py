@@ -6,12 +6,17 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
+from hydra.utils import get_object
+from omegaconf import DictConfig
 
 from peftbench.errors import UserError
 
 _FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
 _OFF = ("false", "null")
+_NOT_CALLED, _TOO_EARLY = ("on_job_start", "on_job_end"), ("on_job_end", "on_run_end")
+"""Methods of callbacks, in a grid or search and in a single run."""
 _NAMES, _DIRECTORIES = ("-cn", "--config-name"), ("-cd", "--config-dir")
 
 
@@ -44,6 +49,23 @@ def refuse_sweeper(mode: RunMode, overrides: Iterable[str]) -> None:
     for override in overrides:
         if override.lstrip("+~").startswith(("hydra.sweeper", "hydra/sweeper")):
             raise UserError(f"{override} is for grids and searches, and this is one run: add -m")
+
+
+def refuse_ignored(hydra: DictConfig, *, multirun: bool) -> None:
+    """Look at Hydra's own part of what was composed: runs are not Hydra's jobs, but begin when it has done its work.
+
+    Raises:
+        UserError: an environment for jobs, or a callback that would not be called, or too early.
+    """
+    for variable in hydra.job.env_set:
+        raise UserError(f"hydra.job.env_set has no effect: write {variable}=VALUE peftbench ...")
+    late = _NOT_CALLED if multirun else _TOO_EARLY
+    instead = "never called: write" if multirun else "called before the run: add -m and write"
+    for name, options in hydra.callbacks.items():
+        kind = get_object(options._target_) if options else None
+        for method in late:
+            if getattr(kind, method, None) not in (None, getattr(Callback, method)):
+                raise UserError(f"hydra.callbacks.{name}: its {method} is {instead} on_multirun_end")
 
 
 def _value(arguments: Sequence[str], names: Sequence[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from support import checkpoint
 
 from peftbench import __version__ as peftbench_version
+
+LOGGING = "+hydra.callbacks.log._target_=hydra.experimental.callbacks.LogJobReturnCallback"
 
 
 def peftbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -45,6 +48,11 @@ def peftbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["model.targets=[]"], "model.targets"),
         (["hydra.run.dir=elsewhere"], "write output_dir=DIR or sweep=NAME"),
         (["hydra.sweeper.where='rank>8'"], "this is one run: add -m"),
+        (["+hydra.job.env_set.HF_HOME=/data"], "hydra.job.env_set has no effect: write HF_HOME=VALUE peftbench ..."),
+        (["-m", "+hydra.job.env_set.HF_HOME=/data", "seed=0,1"], "write HF_HOME=VALUE peftbench ..."),
+        (["-cn", "search", "+hydra.job.env_set.HF_HOME=/data"], "write HF_HOME=VALUE peftbench ..."),
+        ([LOGGING], "its on_job_end is called before the run: add -m and write on_multirun_end"),
+        (["-m", LOGGING, "seed=0,1"], "hydra.callbacks.log: its on_job_end is never called: write on_multirun_end"),
         (["-m", "tracker=none,wandb", "seed=0,1"], "tracker makes no other point"),
         (["-m", "sweep=a,b", "seed=0,1"], "sweep makes no other point"),
         (["-m", "sweep=${method.name}", "method=lora,hira"], "go into one folder, not into 2"),
@@ -143,6 +151,24 @@ def test_a_runs_own_configuration_is_not_taken_for_ours(tmp_path: Path) -> None:
     done = peftbench("--config-dir", str(tmp_path), "-cn", "config", cwd=tmp_path)
     assert done.returncode == 2
     assert "copy the file under another name" in done.stderr
+
+
+def test_callbacks_that_are_called_in_time_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from hydra.experimental.callback import Callback\n"
+        "class Mine(Callback):\n"
+        "    def on_run_start(self, config, **more): print('one run')\n"
+        "    def on_multirun_start(self, config, **more): print('first')\n"
+        "    def on_multirun_end(self, config, **more): print('last')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    common = ["+hydra.callbacks.mine._target_=mine.Mine", "engine.dry_run=true"]
+    done = peftbench("-m", "seed=0,1", *common, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *lines, last = done.stdout.splitlines()
+    assert (first, last) == ("first", "last")
+    assert [line.split()[0] for line in lines] == ["sweep", "run", "run", "no"]
+    assert peftbench(*common, cwd=tmp_path).stdout.startswith("one run\nsweep default: ")
 
 
 def test_bad_data_fails_before_any_training(tmp_path: Path, sentences: Path) -> None:

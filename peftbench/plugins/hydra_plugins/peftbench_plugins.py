@@ -14,6 +14,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 
 from peftbench.cli.paths import SWEEPS
+from peftbench.cli.refuse import refuse_ignored
 from peftbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class PeftbenchSweeper(Sweeper):
         from peftbench.sweep.slurm.options import chosen
 
         assert self.hydra_context is not None
+        refuse_ignored(self.config.hydra, multirun=True)
         loader: Any = self.hydra_context.config_loader
         params: Any = self.params
         launcher = chosen(self.config.hydra.launcher)
