@@ -54,8 +54,7 @@ class WandbTracker(Tracker):
     @field_validator("project", "entity", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: Any, info: Any) -> Any:
-        # WANDB_PROJECT and WANDB_ENTITY may be there and have nothing in them.
-        return value or cls.model_fields[info.field_name].default
+        return value or cls.model_fields[info.field_name].default  # so W&B takes a variable with nothing in it
 
     def start(self, run: RunConfig, folder: Path) -> None:
         """Begin the W&B run; its local files are in ``folder/wandb``."""
@@ -244,10 +243,8 @@ def log_artifacts(run: Any, record: Record, folder: Path) -> None:
         if not path.exists():
             continue
         artifact = wandb.Artifact(f"{stem}-{kind}", type=kind)
-        if path.is_dir():
-            artifact.add_dir(str(path), policy="immutable", skip_cache=True)
-        else:
-            artifact.add_file(str(path), policy="immutable", skip_cache=True)
+        add = artifact.add_dir if path.is_dir() else artifact.add_file
+        add(str(path), policy="immutable", skip_cache=True)
         artifact.finalize()
         # `run.log_artifact` would ask the server first, for up to half a minute, and leave nothing on disk to sync.
         run._interface.publish_artifact(run, artifact, ["latest"])
