@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from peftbench.context import Context, prepare_process, resolve_device, seed_everything
-from peftbench.data.splits import fingerprint
+from peftbench.inputs import Data, prepare
 from peftbench.measuring import precision
 from peftbench.measuring.energy import Energy
 from peftbench.measuring.environment import describe
@@ -29,26 +28,14 @@ from peftbench.training.loop import Loop, Trained
 
 if TYPE_CHECKING:
     from peftbench.config import RunConfig
-    from peftbench.data.base import TextData
     from peftbench.methods.base import Attached
     from peftbench.models.base import Loaded
     from peftbench.record import Record
     from peftbench.sweep.child import OnProgress
-    from peftbench.tasks.base import Encoded, Task
+    from peftbench.tasks.base import Task
 
 ADAPTER = "adapter"
 PREDICTIONS = "predictions.parquet"
-
-
-@dataclass
-class Data:
-    """A dataset as one network sees it."""
-
-    text: TextData
-    task: Task
-    train: Encoded
-    validation: Encoded
-    evaluation: Encoded
 
 
 def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgress) -> None:
@@ -75,46 +62,6 @@ def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgres
         record.metrics |= trained.metrics
     finally:
         record.metrics |= context.clock.metrics()
-
-
-def prepare(context: Context) -> Data:
-    """Read and tokenize the three splits."""
-    from peftbench.tasks.select import task_for
-
-    run, record = context.run, context.record
-    context.on_progress("reading", 0, 0)
-    with context.clock("load"):
-        text = run.dataset.read()
-        tokenizer = run.model.tokenizer()
-        config = run.model.config()
-        vocabulary.check_pad(run.model.name, tokenizer, config)
-        task = task_for(run.dataset, text, tokenizer, config)
-    context.on_progress("tokenizing", 0, 0)
-    with context.clock("tokenize"):
-        train = task.encode(text.train, tokenizer, train=True)
-        validation = task.encode(text.validation, tokenizer, train=False)
-        evaluation = task.encode(text.evaluation, tokenizer, train=False)
-    notes = [*text.notes, *_truncated(run.dataset.max_length, {"train": train, "evaluation": evaluation})]
-    splits = {"train": (text.train, train), "validation": (text.validation, validation)}
-    splits["evaluation"] = (text.evaluation, evaluation)
-    record.data |= {
-        "fingerprint": text.fingerprint,
-        "label_names": list(text.label_names),
-        "notes": notes,
-        "evaluation_fingerprint": fingerprint(text.evaluation),
-        "splits": {key: {"name": split.name, "size": len(encoded)} for key, (split, encoded) in splits.items()},
-        "tokens_from_cache": train.from_cache and validation.from_cache and evaluation.from_cache,
-    }
-    return Data(text, task, train, validation, evaluation)
-
-
-def _truncated(most: int, splits: Mapping[str, Encoded]) -> list[str]:
-    """What a reader must know of texts that are longer than what is read of them."""
-    return [
-        f"{name}: {split.truncated:,} of {len(split):,} texts are cut to {most} tokens (dataset.max_length)"
-        for name, split in splits.items()
-        if split.truncated
-    ]
 
 
 def load(context: Context, task: Task, load_kwargs: Mapping[str, Any]) -> Loaded:

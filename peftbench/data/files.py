@@ -83,7 +83,7 @@ def _is_lines(path: Path) -> bool:
     first, _, rest = path.read_text(encoding="utf-8-sig").lstrip().partition("\n")
     try:
         return isinstance(json.loads(first), dict) and bool(rest.strip())
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return False
 
 

@@ -122,7 +122,7 @@ def inject(loaded: Loaded, config: PeftConfig, method: str) -> PeftModel:
         # For names that experts had in older checkpoints, also where they are those of other layers.
         raise UserError(
             f"method={method}: in {type(loaded.model).__name__} PEFT would adapt {', '.join(sorted(exchanged))} of the "
-            "experts in place of layers that method.targets names; write a list of others, such as [q_proj,v_proj]"
+            "experts in place of layers that method.targets names: write a list of other layers"
         )
     _freeze_counters(model)
     for name in loaded.head:

@@ -109,7 +109,8 @@ class Pretrained(Model):
         identity = self.identity(config)
         if kept := [name for name in whole if name in head and not is_of(name, lacking)]:
             told = f"The head starts from the checkpoint's own: {', '.join(kept)}."
-            ordered = put_in_order(model, kept, own, tuple(task.config_kwargs.get("id2label", {}).values()))
+            names = tuple(task.config_kwargs.get("id2label", {}).values())
+            ordered = put_in_order(model, kept, own, names) if kept[-1] == whole[-1] else ""  # else its output is new
             identity["note"] = " ".join(filter(None, (identity.get("note"), told, ordered)))
         return Loaded(model, head, adapted_modules(self.targets, config), identity)
 

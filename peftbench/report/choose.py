@@ -56,11 +56,15 @@ class Choice:
 
     @property
     def best(self) -> float:
-        """The rate with the best figure, of equal ones the smallest; one that lacks seeds only if no rate has all."""
+        """The rate with the best figure, of equal ones the smallest.
+
+        Of those only at which every run finished, if there is one, and of these of those with most seeds.
+        """
         sign = 1 if self.metric.endswith(MINIMIZED) else -1
         tries = self.tries
-        whole = [lr for lr in tries if self.finished(lr) == self.seeds]
-        return min(whole or tries, key=lambda lr: (sign * tries[lr], lr))
+        sound = [lr for lr in tries if None not in self.runs[lr]] or list(tries)
+        most = max(map(self.finished, sound))
+        return min((lr for lr in sound if self.finished(lr) == most), key=lambda lr: (sign * tries[lr], lr))
 
     @property
     def at_an_end(self) -> bool:
@@ -159,8 +163,8 @@ def _remarks(found: Sequence[Choice], tried: Iterable[str]) -> Iterator[str]:
     """What the table alone does not tell of the ``found`` and of all settings that were ``tried``."""
     if any(choice.finished(lr) < choice.seeds for choice in found for lr in choice.runs):
         yield (
-            "A rate at which runs did not finish, or of fewer seeds than others, is chosen only where a setting has no "
-            "rate with all of them."
+            "A rate at which runs did not finish is chosen only where that is so at all of a setting's rates, and of "
+            "the others none that has fewer seeds than another one."
         )
     if none := sorted(set(tried) - {choice.setting for choice in found}):
         yield f"No run finished of {'; '.join(none)}."

@@ -157,11 +157,15 @@ class Runner:
         if who is not None:
             claim.release()
             self._leave(point, who)
-        elif held is not None and not held.interrupted and held != self._before.get(point.run.run_id):
+        elif held is not None and held != self._before.get(point.run.run_id) and self._stands(held):
             claim.release()
             self._found.append(held)
         else:
             self._pool.start(point, claim, self._judges.get(point.run.run_id))
+
+    def _stands(self, record: Record) -> bool:
+        """Whether a run that another engine has left is over; of one that its search pruned, whether we prune too."""
+        return not record.interrupted and (record.status != "pruned" or record.run_id in self._judges)
 
     def _leave(self, point: Point, who: str) -> None:
         self._elsewhere.append(point)

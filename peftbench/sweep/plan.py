@@ -28,16 +28,16 @@ class Plan:
     """Records of points that are to be run again."""
 
     @classmethod
-    def of(cls, points: Sequence[Point], *, searching: bool = False) -> Plan:
+    def of(cls, points: Sequence[Point], *, pruning: bool = False) -> Plan:
         """Look at the records already there: the same configuration is never run twice by accident.
 
         Args:
-            searching: whether they are trials of a search, of which one that was pruned is done.
+            pruning: whether they are trials of a search that prunes, of which one that was pruned is done.
         """
         plan = cls(points, {}, {})
         for point in points:
             held = record_of(point)
-            if held is not None and is_done(held, point, searching=searching):
+            if held is not None and is_done(held, point, pruning=pruning):
                 plan.done[point.run.run_id] = held
             elif reason := point.run.conflict():
                 plan.impossible[point.run.run_id] = reason
@@ -107,12 +107,12 @@ class Plan:
         return sum(mean(took[setting]) if setting in took else overall for setting in settings) / jobs
 
 
-def is_done(record: Record, point: Point, *, searching: bool = False) -> bool:
+def is_done(record: Record, point: Point, *, pruning: bool = False) -> bool:
     """Whether a record that was there before stands."""
     if point.run.engine.rerun or record.interrupted:
         return False
     if record.status == "pruned":
-        return searching  # elsewhere nobody prunes: what was ended early is run to its end
+        return pruning  # elsewhere nobody prunes: what was ended early is run to its end
     return record.status in FINE or not point.run.engine.retry_failed
 
 

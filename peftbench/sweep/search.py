@@ -211,7 +211,7 @@ class Search:
         """The point's record without a run: of this call, from disk, or because it can never run."""
         run_id = point.run.run_id
         if run_id not in self._records:
-            plan = Plan.of([point], searching=True)
+            plan = Plan.of([point], pruning=self.settings.pruner != "none")
             if plan.todo:
                 return None
             (self._records[run_id],) = engine.carry_out_plan(plan)

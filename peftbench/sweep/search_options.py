@@ -80,7 +80,9 @@ class Constraint(Section):
         """
         value = figure(record, self.metric, "constraint")
         if not math.isfinite(value):
-            return math.inf  # Optuna takes no NaN, and a record on disk does not tell which of the two it was
+            # A record on disk does not tell whether it was infinite or NaN. Optuna takes no NaN, and its GP makes the
+            # largest excess it has seen of an infinite one, which may be none.
+            return max(1.0, abs(self.bound))
         return value - self.bound if self.at_most else self.bound - value
 
     def __str__(self) -> str:

@@ -113,6 +113,8 @@ def _passed_through(model: nn.Module, batch: Batch, output_layer: nn.Module) -> 
     try:
         with token_loss.passed_through(output_layer):
             logits: torch.Tensor = model(**batch.arguments).logits
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:  # it adds what is as wide as the vocabulary; any other error comes again with the whole logits
         return None
     return logits

@@ -20,6 +20,8 @@ POSITIONS_AFTER_PAD = (
     *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
 )
 """Architectures whose positions are counted from the pad token's id + 1, which shortens what they take."""
+SUMMARIZING = ("flaubert", "xlm", "xlnet")
+"""Architectures whose classifier obeys ``summary_type``; others have such a field and pay it no heed."""
 
 
 def task_for(
@@ -65,11 +67,12 @@ def task_for(
 
 
 def _check_reads_tokens(model_config: PretrainedConfig) -> None:
-    """Raise a UserError if the classifier reads the last position, whatever is there (XLNet)."""
-    if getattr(model_config, "summary_type", None) == "last":
+    """Raise a UserError if the classifier reads positions whatever is there: of XLNet the last one."""
+    summary = getattr(model_config, "summary_type", None)
+    if model_config.model_type in SUMMARIZING and summary != "first":
         raise UserError(
-            f"{model_config.model_type} classifies by the last position, which is padding in all but the longest text "
-            "of a batch (texts are padded on the right): choose another model"
+            f"this {model_config.model_type} classifies by other positions than the first (summary_type={summary}), "
+            "padding among them: choose another model"
         )
 
 

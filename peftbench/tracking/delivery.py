@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -172,8 +173,13 @@ class Server:
         self._api = self._api or wandb.Api(timeout=10)
         found = record.read(folder.parents[1])
         tracker = (found.config.get("tracker") or {}) if found else {}
-        entity, project = tracker.get("entity") or default_entity(self._api), tracker.get("project", "peftbench")
-        return self._api.run(f"{entity}/{project}/{identity_of(folder)}")
+        path = f"{tracker.get('project', 'peftbench')}/{identity_of(folder)}"
+        if entity := tracker.get("entity"):
+            return self._api.run(f"{entity}/{path}")
+        # Where it was tracked decides, with WANDB_ENTITY there or without it, and not what is set now.
+        with suppress(ValueError, wandb.errors.CommError):
+            return self._api.run(f"{default_entity(self._api)}/{path}")
+        return self._api.run(f"{self._api.default_entity}/{path}")
 
 
 def replay(folder: Path) -> Path:

@@ -40,7 +40,7 @@ def authenticated() -> bool:
 def default_entity(api: Any) -> str:
     """Whose runs are meant where nothing else says so: ``WANDB_ENTITY`` or W&B's settings file, else the user's own.
 
-    Uploads go there; ``default_entity`` of W&B's own API is what the server knows of the user alone.
+    New runs go there; ``default_entity`` of W&B's own API is what the server knows of the user alone.
     """
     return api.settings["entity"] or api.default_entity or ""
 

@@ -362,6 +362,9 @@ def test_other_bad_files_are_answered(tmp_path):
     (tmp_path / "half.json").write_text('[\n{"review": "a"},\n{"rev')
     with pytest.raises(UserError, match=r"half\.json cannot be read, replace it by a whole copy"):
         dataset(tmp_path / "half.json").read()
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"deep\.json cannot be read, replace it by a whole copy"):
+        dataset(tmp_path / "deep.json").read()
     (tmp_path / "mine.docx").write_text("x")
     with pytest.raises(UserError, match="unknown kind of file; write one of"):
         dataset(tmp_path / "mine.docx").read()

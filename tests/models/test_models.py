@@ -198,6 +198,14 @@ def test_a_checkpoints_own_classes_are_put_into_the_order_of_the_data(architectu
         assert (told in other.identity["note"]) is (names[1] != "maybe")
 
 
+def test_another_layer_is_not_taken_for_a_new_output_layer(tmp_path: Path) -> None:
+    """DistilBERT's layer before it is kept, and has as many rows as the data has classes."""
+    config = AutoConfig.for_model("distilbert", **SHAPE, id2label=dict(enumerate("abc")))
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    note = local(tmp_path).build(classes(*map(str, range(config.dim))), {}).identity["note"]
+    assert note == "The head starts from the checkpoint's own: pre_classifier."
+
+
 def test_classes_that_a_checkpoint_does_not_name_are_as_they_are(tmp_path: Path) -> None:
     tiny("bert").build(Classes(), {}).model.save_pretrained(tmp_path)
     note = local(tmp_path).build(classes("no", "yes"), {}).identity["note"]

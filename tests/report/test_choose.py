@@ -125,7 +125,21 @@ def test_a_rate_of_fewer_seeds_does_not_win_on_a_lucky_one(tmp_path: Path, capsy
     assert main([str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "| **0.7000** | 0.9000 (1 of 3 seeds) | 0.2000 | trainer.lr=0.0001 (at an end of the range) |" in said
-    assert "or of fewer seeds than others, is chosen only where a setting has no rate with all of them" in said
+    assert "of the others none that has fewer seeds than another one" in said
+
+
+@pytest.mark.parametrize(
+    ("rates", "best"),
+    [
+        ({"e3": [0.80, 0.80, 0.80], "e2": [0.81, None, 0.81, 0.81]}, 1e-3),  # one that diverged has more seeds
+        ({"e4": [0.80, 0.81, 0.79, 0.80, None], "e3": [0.82, 0.82, 0.82], "e2": [0.95]}, 1e-3),
+        ({"e4": [0.6, None], "e3": [0.7, None], "e2": [0.9, None, None]}, 1e-2),
+        ({"e4": [0.6, 0.6, None], "e3": [0.9, None, None]}, 1e-4),
+    ],
+)
+def test_rates_that_diverged_come_last_and_then_those_of_fewer_seeds(tmp_path: Path, rates, best: float) -> None:
+    diverged(tmp_path, "lora", **rates)
+    assert read(tmp_path)["method=lora"].best == best
 
 
 def test_where_seeds_diverged_at_every_rate_the_best_of_the_rest_is_chosen(tmp_path: Path) -> None:

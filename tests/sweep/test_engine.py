@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from peftbench import record as records
+from peftbench.sweep.claim import Claim
 from peftbench.sweep.engine import carry_out_plan
 from peftbench.sweep.grid import Point
+from peftbench.sweep.outcome import blank_record
 from peftbench.sweep.plan import Plan
 from peftbench.sweep.pool import Pool
 from peftbench.sweep.process import InProcess
@@ -29,6 +32,21 @@ def test_an_ok_run_leaves_everything_that_is_promised(point) -> None:
     names = {path.name for path in chosen.folder.iterdir()}
     assert names == {"record.json", "config.yaml", "predictions.parquet", "adapter", "run.log"}
     assert records.read(chosen.folder) == record
+
+
+def test_what_a_search_prunes_meanwhile_is_run_to_its_end(point, monkeypatch) -> None:
+    """Another engine has left its record between our look and our claim."""
+    chosen, take = point(), Claim.take
+
+    def meanwhile(asked: Point) -> Claim | None:
+        record = blank_record(asked, datetime.now(UTC))
+        record.status, record.reason = "pruned", "median"
+        record.write(asked.folder)
+        return take(asked)
+
+    monkeypatch.setattr(Claim, "take", meanwhile)
+    (record,) = carry_out_plan(Plan.of([chosen]))
+    assert record.status == "ok", record.traceback
 
 
 def test_in_one_process_memory_is_that_of_the_first_run_only(point, monkeypatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import yaml
@@ -90,6 +91,16 @@ def test_the_best_trials_keep_the_constraints(start, runner, quick, tmp_path, ca
     (tmp_path / "s").rename(tmp_path / "before")
     start("rank=range(4,65,4)", n_trials=2, **options | {"constraints": ["validation/accuracy >= 9"]})
     assert "no trial keeps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bound", ["validation/loss <= 0", "validation/loss <= 2", "validation/loss >= -5"])
+def test_beyond_a_bound_is_a_number_that_every_sampler_takes(bound: str) -> None:
+    """Optuna's GP would make an excess of 0 of an infinite one, where all other runs keep the bound."""
+    record = Record("r", "s", "ok", {}, "", {})
+    record.selection = {"step": 1}
+    for value in (None, math.nan, math.inf):
+        record.history = [{"step": 1, "validation/loss": value}]
+        assert 1 <= Constraint.read(bound).excess(record) < math.inf
 
 
 @pytest.mark.parametrize("bound", ["validation/loss <= 2", "validation/loss >= 0.5"])

@@ -156,6 +156,22 @@ def test_a_network_that_sees_what_it_is_to_predict_is_refused(encode, architectu
         TASK.check(model, encode(30), CPU)
 
 
+@pytest.mark.parametrize(("moved", "refused"), [(1, False), (2, False), (3, True), (4, True)])
+def test_most_positions_decide_whether_a_network_sees_later_tokens(encode, moved, refused):
+    """One may move where rounding makes a mixture of experts choose another expert."""
+
+    class Moving(torch.nn.Module):
+        config = SimpleNamespace(model_type="moving")
+
+        def forward(self, input_ids):
+            logits = torch.nn.functional.one_hot(input_ids, 65).float()
+            logits[:, :moved] += 0.1 * input_ids[:, -1:, None]
+            return SimpleNamespace(logits=logits)
+
+    with pytest.raises(UserError, match="moving sees") if refused else nullcontext():
+        TASK.check(Moving(), encode(30), CPU)
+
+
 def test_lines_end_and_unknown_words_are_the_tokenizers_own(word_tokenizer):
     split = Split("test", ["a <unk> b", "c \n"], None, [0, 1])
     assert corpus_texts(split, word_tokenizer(), "<unk>") == ["a [UNK] b\n", "c \n"]

@@ -68,8 +68,14 @@ def test_a_classifier_of_the_last_position_is_refused(tokenizer):
     with torch.no_grad():
         logits = [model(input_ids=ids, attention_mask=(ids > 0).long()).logits for ids in (alone, padded)]
     assert not torch.allclose(*logits, atol=1e-3)
-    with pytest.raises(UserError, match="xlnet classifies by the last position, which is padding"):
+    with pytest.raises(UserError, match=r"this xlnet classifies by other positions .*summary_type=last"):
         task_for(Sst2(name="sst2"), DATA, tokenizer, config)
+
+
+@pytest.mark.parametrize(("architecture", "summary"), [("xlm", "first"), ("flaubert", "first"), ("gpt2", "last")])
+def test_a_classifier_of_a_text_is_not_refused(tokenizer, architecture, summary):
+    """The first position is never padding, and GPT-2 classifies by the last token whatever the field says."""
+    task_for(Sst2(name="sst2"), DATA, tokenizer, AutoConfig.for_model(architecture, summary_type=summary))
 
 
 @pytest.mark.parametrize(

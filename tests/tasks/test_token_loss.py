@@ -139,6 +139,19 @@ def test_a_network_that_changes_its_logits_is_asked_for_them(lines, cache_folder
     assert model.get_output_embeddings() in language_modeling._CHANGED
 
 
+def test_memory_that_runs_out_says_nothing_of_a_network(lines, cache_folder, tokenizer, network) -> None:
+    data = CAUSAL.encode(lines, tokenizer, train=True)
+    model = frozen_head(network(CAUSAL, "gpt2"))
+    (batch,) = CAUSAL.batches(data, len(data), seed=0)
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    with model.transformer.register_forward_pre_hook(full), pytest.raises(torch.OutOfMemoryError):
+        CAUSAL.loss(model, batch)
+    assert model.get_output_embeddings() not in language_modeling._CHANGED
+
+
 def test_a_trained_output_layer_keeps_its_logits() -> None:
     layer = nn.Linear(3, 4)
     assert not token_loss.fits(layer)

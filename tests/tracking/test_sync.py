@@ -198,6 +198,15 @@ def test_runs_of_a_team_are_looked_for_where_they_were_uploaded_to(tmp_path: Pat
     assert backend.only().entity == "team"
 
 
+def test_a_run_of_ones_own_is_looked_for_there_whatever_team_is_set_by_now(tmp_path: Path):
+    """W&B uploads a run to where it was tracked for; its record names no entity."""
+    with Backend() as backend:
+        assert tracked(tmp_path, backend.url, "offline").code == 0
+        done = call(tmp_path, backend.url, WANDB_ENTITY="team")
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert backend.only().entity == "tester"
+
+
 def test_a_killed_run_is_delivered_with_the_figures_of_its_record(tmp_path: Path):
     with Backend() as backend:
         assert tracked(tmp_path, backend.url, "offline", "die").code == 9
