@@ -127,7 +127,7 @@ def test_a_misspelt_name_makes_no_folder(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["steps", "step", "--out", str(tmp_path / "pages")])
     assert (ended.value.code, list(tmp_path.iterdir())) == (2, [])
-    assert "there is no benchmark 'step': write one of allocator, " in capsys.readouterr().err
+    assert f"there is no benchmark 'step': write one of {', '.join(frame.names())}" in capsys.readouterr().err
 
 
 def test_what_was_measured_before_it_is_stopped_is_written(tmp_path, monkeypatch, capsys) -> None:
@@ -228,10 +228,8 @@ def test_language_models_learn_alike_on_both_sides(tmp_path) -> None:
     assert row.split(" | ")[1:4] + row.split(" | ")[5:] == ["5.5", "0.62×", "0.50–0.75", "6", "0.75×", "0.50–1.00 |"]
 
 
-def test_found_by_their_folder(capsys) -> None:
+def test_found_by_their_folder() -> None:
     assert frame.names() == sorted(path.stem for path in SUITE.glob("*.py") if path.stem != "__init__")
-    assert main(["nonsense"]) == 2
-    assert ", ".join(frame.names()) in capsys.readouterr().err
 
 
 def test_the_engine_is_measured_beside_hydras_launcher(tmp_path) -> None:
