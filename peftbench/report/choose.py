@@ -20,8 +20,10 @@ from peftbench.console import print_anything
 from peftbench.errors import UserError
 from peftbench.record import Record, read_sweep
 from peftbench.report.carry_on import write
+from peftbench.report.options import NOT_DECISIVE, flatten
 
 MINIMIZED = ("loss", "perplexity")
+RATE = "trainer.lr"
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,9 @@ def _settings(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 
 def _options(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """What tells settings of the same axes apart: HiRA on a 4-bit base is not HiRA."""
-    parts = {part: config.get(part) or {} for part in ("method", "rank", "sparsity")}
-    named = [(f"{part}.{name}", value) for part, options in parts.items() for name, value in options.items()]
-    return tuple(_said((name, value) for name, value in named if not name.endswith("._target_")))
+    """What tells settings of the same axes apart: HiRA on a 4-bit base is not HiRA, nor are eight epochs one."""
+    decisive = flatten({name: value for name, value in config.items() if name not in NOT_DECISIVE})
+    return tuple(_said(item for item in decisive.items() if item[0] != RATE and not item[0].endswith("._target_")))
 
 
 def _said(options: Iterable[tuple[str, Any]]) -> list[str]:

@@ -7,7 +7,11 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from peftbench.config import UNHASHED
+
 T = TypeVar("T")
+NOT_DECISIVE = ("seed", *UNHASHED)
+"""Parts of a configuration that do not make two runs different settings."""
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

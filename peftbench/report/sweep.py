@@ -14,7 +14,7 @@ from peftbench.errors import UserError
 from peftbench.record import Record, run_folders
 from peftbench.report import facts
 from peftbench.report.figures import Figure, missing, quality
-from peftbench.report.options import flatten, grouped, json_text, last_part, texts, vary
+from peftbench.report.options import NOT_DECISIVE, flatten, grouped, json_text, last_part, texts, vary
 from peftbench.report.reading import read_all, uncollected
 
 T = TypeVar("T")
@@ -22,8 +22,6 @@ FAIR = ("dataset.", "model.", "trainer.", *facts.PROVENANCE)
 """Options that must agree with a baseline's before there is a test, but for the learning rate."""
 AXES = ("method", "rank", "sparsity", "ratio")
 """What names a setting within a section; dataset and model name the section."""
-NOT_DECISIVE = ("seed", "tracker", "engine", "sweep", "output_dir")
-"""Parts of a configuration that do not make two runs different settings."""
 
 
 class Key(NamedTuple):

@@ -176,6 +176,26 @@ def test_options_of_a_method_make_a_setting_of_its_own(tmp_path: Path) -> None:
     assert found == {"method=hira, rank=8, method.quantize=none": 0.9, "method=hira, rank=8, method.quantize=nf4": 0.5}
 
 
+def test_runs_of_another_recipe_are_no_seeds_of_a_rate(tmp_path: Path, capsys) -> None:
+    """As where a sweep varies the epochs too, or where the first try named another column and failed."""
+    for epochs, value in ((1.0, 0.4), (8.0, 0.9)):
+        for seed in (0, 1):
+            config = {"trainer": {"lr": 1e-3, "epochs": epochs}, "seed": seed, "sweep": f"{epochs}"}
+            run(tmp_path, "lora", 1e-3, seed, value, config=config, run_id=f"{epochs}-{seed}")
+    config = {"trainer": {"lr": 1e-3, "epochs": 8.0}, "dataset": {"text_column": "txt"}}
+    run(tmp_path, "lora", 1e-3, 0, 0.0, config=config, run_id="typo", status="failed")
+    found = {choice.setting: choice.tries for choice in choices(read_sweep(tmp_path))}
+    one, eight = ({1e-3: pytest.approx(value)} for value in (0.4, 0.9))
+    assert found == {
+        "method=lora, rank=8, trainer.epochs=1.0": one,
+        "method=lora, rank=8, trainer.epochs=8.0": eight,
+    }
+    assert main([str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "seeds)" not in said
+    assert "No run finished of method=lora, rank=8, trainer.epochs=8.0, dataset.text_column=txt." in said
+
+
 @pytest.mark.parametrize(
     ("part", "ways"),
     [
