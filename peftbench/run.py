@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from peftbench.context import Context, prepare_process, resolve_device, seed_everything
+from peftbench.errors import UserError
 from peftbench.inputs import Data, prepare
 from peftbench.measuring import precision
 from peftbench.measuring.energy import Energy
@@ -96,7 +97,7 @@ def build(context: Context, task: Task) -> Attached:
         record.metrics["size/base_bytes"] = size - hold_in(attached.model, context.dtype)
         attached.model.to(context.device)
         if run.trainer.gradient_checkpointing:
-            attached.model.gradient_checkpointing_enable()  # type: ignore[operator]
+            _recompute(attached.model)
         if context.own_dropout:
             dropout.install(attached.model)
         read_only = last_layer.install(attached.model)
@@ -106,6 +107,16 @@ def build(context: Context, task: Task) -> Attached:
         if context.device.type == "cpu" and not run.trainer.compile:  # whose kernels add the bias too
             frozen_linear.install(attached.model)
     return attached
+
+
+def _recompute(model: Any) -> None:
+    """Let ``model`` keep fewer activations and compute them again."""
+    try:
+        model.gradient_checkpointing_enable()
+    except ValueError as error:
+        raise UserError(
+            f"trainer.gradient_checkpointing=true is not for this network ({error}): write false"
+        ) from error
 
 
 def check(context: Context, data: Data, attached: Attached) -> None:

@@ -235,6 +235,16 @@ def test_a_perplexity_of_a_network_that_reads_the_answers_is_refused_before_trai
         carried_out(tiny_run(*data, "model=pretrained", f"model.path={base}", "method.targets=all-linear"))
 
 
+def test_a_network_that_cannot_compute_activations_again_is_said(tiny_run, tmp_path: Path) -> None:
+    base = tmp_path / "albert"
+    config = AutoConfig.for_model("albert", **SHAPE, embedding_size=8, vocab_size=300)
+    AutoModel.from_config(config).save_pretrained(base)
+    tiny_run().model.tokenizer().save_pretrained(base)
+    options = ("model=pretrained", f"model.path={base}", "method.targets=all-linear")
+    with pytest.raises(UserError, match=r"gradient_checkpointing=true is not for this network \(Albert.*: write false"):
+        carried_out(tiny_run(*options, "trainer.gradient_checkpointing=true"))
+
+
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
