@@ -149,7 +149,7 @@ class Task(ABC):
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Mean cross entropy (nats) of a batch, a scalar with a graph."""
 
-    def check(self, model: nn.Module, data: Encoded, device: torch.device) -> None:  # noqa: B027
+    def check(self, model: nn.Module, data: Encoded, device: torch.device) -> None:  # noqa: B027  # few have to
         """Look whether ``model`` can be learned this way; the caller has set eval mode, no_grad and autocast.
 
         Raises:
