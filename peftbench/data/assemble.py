@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from peftbench.data import splits
 from peftbench.data.base import Dataset, Split, TextData
-from peftbench.errors import UserError
+from peftbench.errors import UserError, first_of
 
 EVALUATION_SHARE = 0.2
 """Of all items, where a source has no split to evaluate on."""
@@ -182,11 +182,6 @@ def _note_classes(split: Split, label_names: Sequence[str], notes: list[str], so
     if lacking:
         few = f"{len(lacking)} of {len(label_names)} classes ({first_of(lacking)})"
         notes.append(f"{split.name}: no item of {few}, so {so}")
-
-
-def first_of(names: Sequence[str]) -> str:
-    """The first four of ``names``, and how many more there are."""
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _check(split: Split, name: str, least_classes: int = 1) -> None:

@@ -15,7 +15,7 @@ from peftbench.data import assemble
 from peftbench.data.base import Dataset, Kind, Split, TextData
 from peftbench.data.files import column
 from peftbench.data.labels import check_classes, cleaned, decoded, is_nested, one_spelling, value_order
-from peftbench.errors import UserError
+from peftbench.errors import UserError, first_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +115,7 @@ class Columns(Dataset):
 def note_unread(names: Sequence[str], notes: list[str]) -> None:
     """Say what is public, or in the folder, and is neither trained nor evaluated on."""
     if names:
-        notes.append(f"not read: {assemble.first_of(names)}")
+        notes.append(f"not read: {first_of(names)}")
 
 
 class _Source:

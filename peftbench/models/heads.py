@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from peftbench.errors import UserError
+from peftbench.errors import UserError, first_of
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
     from peftbench.tasks.base import Task
-
-SHOWN = 8
-"""Names of classes that a note lists."""
 
 
 def head_modules(config: PretrainedConfig, task: Task) -> tuple[str, ...]:
@@ -98,7 +95,7 @@ def put_in_order(model: nn.Module, kept: Sequence[str], own: Sequence[str], want
     layers = [layer for name in kept for layer in model.get_submodule(name).modules() if _rows(layer) == len(after)]
     if not (before and after and layers) or before == after:
         return ""
-    lists = f"{_listed(wanted)} in the data, {_listed(own)} in the checkpoint"
+    lists = f"({first_of(wanted)}) in the data, ({first_of(own)}) in the checkpoint"
     if sorted(before) != sorted(after) or len(set(after)) < len(after):
         return f"Its classes have other names and stay in their order: {lists}."
     order = [before.index(name) for name in after]
@@ -111,11 +108,6 @@ def _rows(layer: nn.Module) -> int | None:
     """How many outputs a dense layer has; None: it is another kind of module."""
     weight = getattr(layer, "weight", None)
     return len(weight) if weight is not None and weight.dim() == 2 else None
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"({', '.join(names[:SHOWN])}{more})"
 
 
 def is_of(module: str, parameters: Iterable[str]) -> bool:

@@ -26,7 +26,7 @@ class Process(ABC):
         """What becomes readable when there is news."""
         return ()
 
-    def kill(self, *, timed_out: bool = False) -> None:  # noqa: B027
+    def kill(self, *, timed_out: bool = False) -> None:  # noqa: B027  # what has ended needs none
         """End it and whatever it has started, and wait until it is gone."""
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.types import RunMode
-from searching import ACCURACY, MEMORY, SPACE, params_of, study_in
+from searching import ACCURACY, MEMORY, SPACE, lose_of_hira, params_of, study_in
 from support import CONF, SWEEPS
 
 from peftbench.errors import UserError
@@ -120,16 +120,7 @@ def test_a_failed_run_is_a_failed_trial_and_the_search_goes_on(start, runner, qu
 
 
 def test_a_figure_that_is_no_number_is_a_failed_trial(start, runner, quick, tmp_path, monkeypatch, capsys) -> None:
-    measured = runner.carry_out
-
-    def endless(point):
-        record = measured(point)
-        if point.run.method.name == "hira":
-            record.history[0]["validation/accuracy"] = None
-            record.write(point.folder)
-        return record
-
-    monkeypatch.setattr(runner, "carry_out", endless)
+    lose_of_hira(runner, monkeypatch, "validation/accuracy")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # Optuna's, with a path, on the terminal
         start("method=lora,hira", "rank=range(4,65,4)", n_trials=8)

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import yaml
-from searching import ACCURACY, MEMORY, SPACE, params_of, study_in
+from searching import ACCURACY, MEMORY, SPACE, lose_of_hira, params_of, study_in
 
 from peftbench.errors import UserError
 from peftbench.record import Record, read_sweep
@@ -106,16 +106,7 @@ def test_beyond_a_bound_is_a_number_that_every_sampler_takes(bound: str) -> None
 @pytest.mark.parametrize("bound", ["validation/loss <= 2", "validation/loss >= 0.5"])
 def test_a_figure_that_is_no_number_keeps_no_bound(start, runner, quick, tmp_path, monkeypatch, bound: str) -> None:
     """HiRA is the better one here, and its loss is infinite, which is null in a record."""
-    measured = runner.carry_out
-
-    def endless(point):
-        record = measured(point)
-        if point.run.method.name == "hira":
-            record.history[0]["validation/loss"] = None
-            record.write(point.folder)
-        return record
-
-    monkeypatch.setattr(runner, "carry_out", endless)
+    lose_of_hira(runner, monkeypatch, "validation/loss")
     for n_trials in (5, 12):  # TPE begins with ten trials at random
         assert start("method=lora,hira", "rank=range(4,65,4)", n_trials=n_trials, constraints=[bound]) == 0
     about = json.loads((tmp_path / "s" / "search.json").read_text())
