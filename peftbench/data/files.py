@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import re
+import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -38,6 +40,8 @@ def read_table(path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
+    if unknown := unknown_kind(path):
+        raise UserError(unknown)
     if not path.is_file():
         there = ", ".join(sorted(item.name for item in path.parent.glob("*"))[:20]) if path.parent.is_dir() else ""
         raise UserError(f"{path}: there is no such file (the folder holds: {there or 'nothing'})")
@@ -55,7 +59,7 @@ def read_table(path: Path) -> pd.DataFrame:
                 # Not pandas.read_json, which turns what looks like a date into one.
                 lines = path.read_text(encoding="utf-8-sig").split("\n")
                 return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
-            case ".txt":
+            case _:
                 return pd.DataFrame({"text": path.read_text(encoding="utf-8-sig").split("\n")})
     except pd.errors.EmptyDataError:
         raise UserError(f"{path} is empty: write a file with a header and rows") from None
@@ -75,7 +79,16 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(
             f"{path} cannot be read, replace it by a whole copy ({type(error).__name__}: {error})"
         ) from error
-    raise UserError(f"{path}: unknown kind of file; write one of {', '.join(SUFFIXES)}")
+
+
+def unknown_kind(path: Path) -> str | None:
+    """What is said of a file that is no table; None if it may be one."""
+    match path.suffix.lower():
+        case suffix if suffix in SUFFIXES:
+            return None
+        case ".gz" | ".bz2" | ".xz" | ".zst" | ".zip":
+            return f"{path} is packed: unpack it, and write what comes out of it"
+    return f"{path}: unknown kind of file; write one of {', '.join(SUFFIXES)}"
 
 
 def _is_lines(path: Path) -> bool:
@@ -108,12 +121,31 @@ def _is_unquoted(path: Path) -> bool:
 def _csv(path: Path, separator: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> pd.DataFrame:
     import pandas as pd
 
+    if quoting == csv.QUOTE_MINIMAL:
+        _check_quotes(path, separator)
     # Objects, not str: what pandas makes of that keeps 60 MB more of the packaged reviews.
     table = pd.read_csv(path, sep=separator, quoting=quoting, keep_default_na=False, na_values=[], dtype=object)
     if len(table) and not isinstance(table.index, pd.RangeIndex):
         # pandas takes the first fields for names of rows then, and all others for those of the columns before.
         raise pd.errors.ParserError("rows have more fields than the header")
     return table
+
+
+def _check_quotes(path: Path, separator: str) -> None:
+    """pandas joins all rows from one quote that is never closed to the next, and takes a backslash before it for text.
+
+    Raises:
+        pd.errors.ParserError: a field that begins with a quote does not end with one.
+    """
+    import pandas as pd
+
+    csv.field_size_limit(sys.maxsize)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, delimiter=separator, strict=True)
+        try:
+            deque(rows, maxlen=0)
+        except csv.Error as error:
+            raise pd.errors.ParserError(f"line {rows.line_num}: {error}") from None
 
 
 def read_tables(paths: Sequence[Path]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import model_validator
 
 from peftbench.data.columns import STEMS, Columns, Table, note_unread
-from peftbench.data.files import SUFFIXES, find_tables, parts_of, read_tables
+from peftbench.data.files import SUFFIXES, find_tables, parts_of, read_tables, unknown_kind
 from peftbench.data.hub import is_saved
 from peftbench.errors import UserError
 
@@ -22,6 +22,9 @@ class Text(Columns):
             raise ValueError("write dataset.path=FILE, or a folder that holds train.csv (.jsonl, .parquet, ...)")
         if is_saved(Path(self.path).expanduser()):
             raise ValueError("this folder was written by datasets' save_to_disk: write dataset=hub dataset.path=DIR")
+        for path in self._paths()["train"]:
+            if unknown := unknown_kind(path):
+                raise ValueError(unknown)
         return self
 
     def tables(self, notes: list[str]) -> dict[str, Table]:

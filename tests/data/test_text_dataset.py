@@ -266,7 +266,7 @@ def test_a_label_that_train_lacks_is_answered(tmp_path):
 def test_other_bad_files_are_answered(tmp_path):
     write(frame(), tmp_path / "corpus.csv")
     with pytest.raises(UserError, match=r"no train.* there, but .*; write one"):
-        dataset(tmp_path).read()
+        dataset(tmp_path)
     (tmp_path / "mine.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(UserError, match="replace it by a whole copy"):
         dataset(tmp_path / "mine.parquet").read()
@@ -280,8 +280,11 @@ def test_other_bad_files_are_answered(tmp_path):
     with pytest.raises(UserError, match=r"deep\.json cannot be read, replace it by a whole copy"):
         dataset(tmp_path / "deep.json").read()
     (tmp_path / "mine.docx").write_text("x")
-    with pytest.raises(UserError, match="unknown kind of file; write one of"):
-        dataset(tmp_path / "mine.docx").read()
+    with pytest.raises(ValueError, match="unknown kind of file; write one of"):
+        dataset(tmp_path / "mine.docx")  # while composing: no run is begun
+    (tmp_path / "mine.csv.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(ValueError, match=r"mine.csv.gz is packed: unpack it"):
+        dataset(tmp_path / "mine.csv.gz")
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(UserError, match="is empty"):
         dataset(tmp_path / "empty.csv").read()
@@ -315,6 +318,16 @@ def test_quotes_in_a_tsv_that_quote_nothing_are_text(tmp_path):
     data = dataset(tmp_path / "mine.tsv").read()
     found = [*data.train.texts, *data.validation.texts, *data.evaluation.texts]
     assert sorted(found) == sorted(texts)
+
+
+@pytest.mark.parametrize("text", ['"so {}', '"he said \\"no\\" {}"'])
+def test_quotes_in_a_csv_that_quote_nothing_are_answered(tmp_path, text):
+    """pandas would join rows from one such quote to the next, and leave the backslashes of others in the texts."""
+    texts = [text.format(i) if i in (9, 30) else f'plain "{i}"' for i in range(45)]
+    path = tmp_path / "mine.csv"
+    path.write_text("\n".join(["review,mood", *(f"{text},{i % 2}" for i, text in enumerate(texts))]))
+    with pytest.raises(UserError, match=r"mine.csv: line \d+: .*; put texts in double quotes"):
+        dataset(path).read()
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl"])
