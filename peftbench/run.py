@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from peftbench.record import Record
     from peftbench.sweep.child import OnProgress
     from peftbench.tasks.base import Task
+    from peftbench.training.hooks import Hook
 
 ADAPTER = "adapter"
 PREDICTIONS = "predictions.parquet"
@@ -56,8 +57,10 @@ def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgres
         attached = build(context, data.task)
         check(context, data, attached)
         dense_entries = parameter_counts(attached)["params/adapter"]
-        trained = train(context, data, attached)
+        hooks = [run.method.hook(attached), run.sparsity.hook(attached)]
+        trained = train(context, data, attached, hooks)
         save(context, attached, dense_entries)
+        leave_training(context, data, attached, hooks)
         evaluate(context, data, attached)
         profile(context, data, attached)
         record.metrics |= trained.metrics
@@ -127,7 +130,7 @@ def check(context: Context, data: Data, attached: Attached) -> None:
         data.task.check(attached.model, data.train, context.device)
 
 
-def train(context: Context, data: Data, attached: Attached) -> Trained:
+def train(context: Context, data: Data, attached: Attached, hooks: Sequence[Hook]) -> Trained:
     """Train, with step curves to the tracker; the selected weights are left in the model."""
     run, record = context.run, context.record
 
@@ -137,7 +140,6 @@ def train(context: Context, data: Data, attached: Attached) -> Trained:
             run.tracker.log(step, figures)
 
     seed_everything(run.seed)
-    hooks = [run.method.hook(attached), run.sparsity.hook(attached)]
     loop = Loop(
         attached,
         data.task,
@@ -192,6 +194,16 @@ def save(context: Context, attached: Attached, dense_entries: int) -> None:
     record.metrics |= {**parameter_counts(attached), **file_bytes(folder)}
 
 
+def leave_training(context: Context, data: Data, attached: Attached, hooks: Sequence[Hook]) -> None:
+    """Count the FLOPs of a step as the last ones were; what only training needs is then taken out of the network."""
+    batch = next(iter(data.task.batches(data.train, context.run.trainer.batch_size, seed=0))).to(context.device)
+    with context.autocast():
+        found = flops_per_token(attached.model, batch, data.task.loss)
+    context.record.metrics["flops/train_per_token"] = found
+    for hook in hooks:
+        hook.leave()
+
+
 def evaluate(context: Context, data: Data, attached: Attached) -> None:
     """Touch the evaluation split, once; keep every prediction."""
     import pandas as pd
@@ -212,7 +224,7 @@ def evaluate(context: Context, data: Data, attached: Attached) -> None:
 
 
 def profile(context: Context, data: Data, attached: Attached) -> None:
-    """Count FLOPs, time inference unmerged, then merged where the method merges."""
+    """Time inference unmerged, then merged where the method merges."""
     run, record = context.run, context.record
     context.on_progress("profiling", 0, 0)
 
@@ -224,10 +236,6 @@ def profile(context: Context, data: Data, attached: Attached) -> None:
         record.metrics |= found.metrics
         record.spread |= found.spread
 
-    batch = next(iter(data.task.batches(data.train, run.trainer.batch_size, seed=0))).to(context.device)
-    attached.model.train()
-    with context.autocast():
-        record.metrics["flops/train_per_token"] = flops_per_token(attached.model, batch, data.task.loss)
     frozen_linear.uninstall(attached.model)
     one_cast.uninstall(attached.model)
     last_layer.uninstall(attached.model)  # inference is that of the network as transformers has it

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,13 +17,20 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from support import ROOT, carried_out, checkpoint, options, pruning, write_corpus
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from peftbench.bench.contenders import ready
 from peftbench.bench.workloads import TINY, Case
+from peftbench.context import Context
 from peftbench.errors import UserError
-from peftbench.run import build
+from peftbench.inputs import Data
+from peftbench.measuring.inference import Inference
+from peftbench.methods.base import Attached
+from peftbench.run import build, evaluate
+from peftbench.sparsity.contextual_blocks import Attention, FeedForward
 from peftbench.sparsity.contextual_hook import ContextualHook
+from peftbench.sparsity.contextual_linear import Slicing
 from peftbench.training.loop import Loop
 
 CONTEXTUAL = ("sparsity=contextual", "sparsity.ratio=0.25", "sparsity.layers=[0]", "sparsity.dense_end=0")
@@ -166,6 +175,34 @@ def test_a_base_computed_sparsely_leaves_a_plain_adapter(tiny_run, method: str) 
     assert left_out > 0.16
     assert record.metrics["flops/frozen_linear_fraction"] == pytest.approx(1 - left_out, abs=0.04)
     assert record.metrics["flops/train_per_token"] < 0.9 * plain.metrics["flops/train_per_token"]
+
+
+@pytest.mark.parametrize("sparse", [(), CONTEXTUAL])
+def test_inference_is_timed_on_the_network_as_transformers_has_it(tiny_run, monkeypatch, sparse) -> None:
+    """Nothing of what makes training steps fast is in it, nor are the copies that sparse steps read kept till then."""
+    phases = []
+
+    def looking(phase: str, model: nn.Module) -> None:
+        ours = ("peftbench.training.frozen", "peftbench.training.last", "peftbench.training.one", "peftbench.sparsity")
+        modules = [] if phase == "evaluation" else model.modules()
+        mixed_in = [m for m in modules if any(kind.__module__.startswith(ours) for kind in type(m).mro())]
+        hooks = [m for m in model.modules() if m._forward_pre_hooks or m._forward_hooks]
+        gc.collect()
+        kept = [thing for thing in gc.get_objects() if type(thing) in (Slicing, FeedForward, Attention)]
+        phases.append((phase, mixed_in, hooks, kept))
+
+    def evaluating(context: Context, data: Data, attached: Attached) -> None:
+        looking("evaluation", attached.model)
+        evaluate(context, data, attached)
+
+    def timing(model: nn.Module, *rest: Any, prefix: str, **named: Any) -> Inference:
+        looking(prefix, model)
+        return Inference({}, {})
+
+    monkeypatch.setattr("peftbench.run.evaluate", evaluating)
+    monkeypatch.setattr("peftbench.run.profile_inference", timing)
+    carried_out(tiny_run(*sparse, "trainer.precision=bf16", "device=cpu"))
+    assert phases == [(phase, [], [], []) for phase in ("evaluation", "speed/infer", "speed/infer_merged")]
 
 
 def test_calibration_leaves_the_random_number_generators_alone(tiny_run, monkeypatch) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from peftbench.models.layout import Layout
 from peftbench.sparsity import contextual_predictor as predictor
@@ -43,6 +44,7 @@ class Block(ABC):
         self._predict: predictor.Predictor | None = None
         self._slicings: list[Slicing] = []
         """How the layers follow; the inner one is the last."""
+        self._handles: list[RemovableHandle] = []
 
     @property
     def name(self) -> str:
@@ -95,6 +97,12 @@ class Block(ABC):
             self._enter(None)
             for slicing in self._slicings:
                 slicing.skipped = 0
+
+    def leave(self) -> None:
+        """Take the hooks out of the network, whose modules are as wide again as they were."""
+        self._enter(None)
+        for handle in self._handles:
+            handle.remove()
 
     def stand_at(self, moments: predictor.Moments) -> None:
         """Channels that are left out stand at their means from now on, and are chosen accordingly."""

@@ -36,9 +36,11 @@ class FeedForward(Block):
         self._stand_in: StandIn | None = None
         """What channels that are left out add to the output, where that depends on the input."""
         self._done_twice = 0
-        self.first.register_forward_pre_hook(self.enter, with_kwargs=True)
-        self.inner.register_forward_pre_hook(self._half_way)
-        self.inner.register_forward_hook(self._leave)
+        self._handles = [
+            self.first.register_forward_pre_hook(self.enter, with_kwargs=True),
+            self.inner.register_forward_pre_hook(self._half_way),
+            self.inner.register_forward_hook(self._put_back),
+        ]
         self._slicings = [slice_layer(self.first, self.choice, "rows"), slice_layer(self.inner, self.choice, "columns")]
 
     @property
@@ -103,7 +105,7 @@ class FeedForward(Block):
         if (beside := self.choice.beside) is not None and beside.read is not None:
             beside.dense, beside.read = self._dense(beside.read).to(beside.read.dtype), None
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor | None:
+    def _put_back(self, module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor | None:
         """The forward hook of the second layer: output tokens by all channels."""
         if self._outputs is None:
             return None
@@ -144,7 +146,8 @@ class Attention(Block):
         # Scores of two trained branches need all channels, and so does a trained branch on the output projection.
         self.narrow = not (is_adapted(query) and is_adapted(key)) and not is_adapted(self.inner)
         self._make_choices()
-        layer.get_submodule(layout.attention).register_forward_pre_hook(self.enter, with_kwargs=True)
+        around = layer.get_submodule(layout.attention)
+        self._handles = [around.register_forward_pre_hook(self.enter, with_kwargs=True)]
         self._slicings = [
             slice_layer(projection, choice, "rows")
             for projection, choice in zip(self.projections, self._of_projections, strict=True)

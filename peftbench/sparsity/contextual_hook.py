@@ -16,6 +16,7 @@ from peftbench.sparsity import contextual_calibration as calibration
 from peftbench.sparsity.contextual_block import Block, Now
 from peftbench.sparsity.contextual_blocks import Attention, FeedForward
 from peftbench.sparsity.contextual_layout import find_layers, frozen_linears, output_tokens
+from peftbench.sparsity.contextual_linear import uninstall
 from peftbench.sparsity.contextual_predictor import token_weights
 from peftbench.training.hooks import Hook
 from peftbench.training.last_layer import FirstTokenLayer
@@ -59,7 +60,7 @@ class ContextualHook(Hook):
         self.again: set[int] = set()
         """Steps before which stand-ins are measured again."""
         self._tokens = self._computed = self._dense = 0
-        attached.model.register_forward_pre_hook(self._see, with_kwargs=True)
+        self._handle = attached.model.register_forward_pre_hook(self._see, with_kwargs=True)
 
     def prepare(self, batches: Iterator[Batch], loss: Callable[[Batch], Tensor]) -> None:
         """Make the predictors, and see whether the ratio can be reached, before anything is trained or measured."""
@@ -132,6 +133,14 @@ class ContextualHook(Hook):
         elif step in self.again:
             self.recalibrate()
         self.now.sparse = step in self.steps
+
+    def leave(self) -> None:
+        """Leave the plain network behind, and none of the copies that sparse steps read."""
+        self._handle.remove()
+        for block in self.blocks:
+            block.leave()
+        uninstall(self.model)
+        self.blocks, self.menus = [], {}
 
     def metrics(self) -> dict[str, float]:
         """What was computed of the frozen linear layers' products, over all steps, the dense ones too."""

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from peftbench.methods import frozen
 from peftbench.methods.four_bit import answer
 from peftbench.methods.quantization import dense_weight
-from peftbench.models.mixin import mix_in
+from peftbench.models.mixin import mix_in, take_out
 from peftbench.sparsity.contextual_product import Both, Onto
 
 Side = Literal["rows", "columns"]
@@ -200,6 +200,14 @@ def slice_layer(layer: Any, choice: Choice, side: Side) -> Slicing:
 def _slice(layer: Any, slicing: Slicing) -> None:
     mix_in(layer, Sliced)
     layer.slicing = slicing
+
+
+def uninstall(model: nn.Module) -> None:
+    """Undo `slice_layer` in all of ``model``."""
+    for module in model.modules():
+        if isinstance(module, Sliced):
+            take_out(module, Sliced)
+            del module.slicing
 
 
 def _four_bit(layer: Any) -> bool:

@@ -43,6 +43,9 @@ class Hook:
         """Whether the weights after ``step`` may be selected (a target sparsity is reached, say)."""
         return True
 
+    def leave(self) -> None:
+        """Called once after `metrics` and `decisions`: take out of the network what only training needs there."""
+
     def metrics(self) -> dict[str, float]:
         """Figures of this training that only the hook knows, by the glossary's names; called once after it."""
         return {}
