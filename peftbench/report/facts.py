@@ -71,6 +71,7 @@ def circumstances(record: Record) -> dict[str, str]:
     """What was around a run: it moves speed and memory, and with other versions or code also the rest."""
     environment = record.environment
     found = {name: environment.get(name) for name in ("threads", "jobs", "git_commit", "git_dirty")}
+    found["in_process"] = environment.get("in_process", False)
     if (allocator := environment.get("allocator")) is not None:
         found["allocator"] = " ".join(f"{name}={value}" for name, value in allocator.items()) or "default"
     found |= {name: _part(environment, "versions").get(name) for name in ENGINES}

@@ -35,6 +35,8 @@ Judge = Callable[[int, dict[str, float]], str | None]
 VALIDATION = "validation/"
 REPORTS_PER_SECOND = 5.0
 EXECUTE = "peftbench.run:execute"
+IN_PROCESS = "in_process"
+"""In a job's `where`: the run has no process of its own."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,6 @@ class Job:
     """``module:function`` of what a run is; see `peftbench.run.execute`."""
     where: Mapping[str, Any] = field(default_factory=dict)
     """What the record says of the place."""
-    fresh: bool = True
-    """Whether the process has carried out no other run before."""
 
     @property
     def circumstances(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def carry_out(job: Job, on_progress: OnProgress) -> Record:
         execute = pkgutil.resolve_name(job.execute)
         tracker.start(point.run, point.folder)
         execute(point.run, point.folder, record, reports)
-        if not job.fresh:
+        if IN_PROCESS in job.where:
             _leave_out_memory(record)
         _note_endless(record)
         record.status = "ok"
@@ -132,10 +132,10 @@ def carry_out(job: Job, on_progress: OnProgress) -> Record:
 
 
 def _leave_out_memory(record: Record) -> None:
-    """The heap has kept what an earlier run of the process took: how much this one needs, nobody can tell."""
+    """Libraries are loaded beside the run, and the heap has kept what came before: what it needs, nobody can tell."""
     if record.metrics.get("memory/source") == "process_rss":
         record.metrics = {name: value for name, value in record.metrics.items() if not name.startswith("memory/")}
-        told = "peak memory is measured for the first run of a process only (engine.in_process=true)"
+        told = "peak memory is measured only in a process of the run's own: write engine.in_process=false"
         record.data.setdefault("notes", []).append(told)
 
 

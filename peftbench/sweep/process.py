@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from multiprocessing.connection import wait
-from typing import Any, ClassVar
+from typing import Any
 
-from peftbench.sweep.child import EXECUTE, Job, Judge, OnProgress, carry_out, judging
+from peftbench.sweep.child import EXECUTE, IN_PROCESS, Job, Judge, OnProgress, carry_out, judging
 from peftbench.sweep.claim import Claim
 from peftbench.sweep.interrupts import Interrupts
 from peftbench.sweep.outcome import Exit
@@ -53,7 +52,9 @@ class Launcher(ABC):
 class InProcess(Launcher):
     """Runs in the present process, for debuggers: output stays on the terminal and nothing is isolated."""
 
-    _fresh: ClassVar[bool] = True
+    def __init__(self, execute: str = EXECUTE) -> None:
+        super().__init__(execute)
+        self.circumstances = {IN_PROCESS: True}
 
     def warm(self, interrupts: Interrupts) -> None:
         """See `Launcher.warm`."""
@@ -62,8 +63,7 @@ class InProcess(Launcher):
     def start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None = None) -> Process:
         """See `Launcher.start`; it is over when this returns."""
         with self._interrupts.allowed():
-            carry_out(replace(job, fresh=self._fresh), on_progress if judge is None else judging(judge, on_progress))
-        InProcess._fresh = False
+            carry_out(job, on_progress if judge is None else judging(judge, on_progress))
         return _Over()
 
 

@@ -43,6 +43,7 @@ def write(study: Study, settings: SearchOptions, folder: Path) -> None:
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("status")]
     if not trials:
         return
+    finished = {trial.number for trial in _finished(study)}
     found = best_trials(study)
     single = settings.objectives[0].metric if len(settings.objectives) == 1 and found else None
     again = None if single is None else write_best(found[0], single, folder)
@@ -57,7 +58,8 @@ def write(study: Study, settings: SearchOptions, folder: Path) -> None:
         "trials": [
             {
                 "number": trial.number,
-                "values": trial.values,
+                # Optuna gives a pruned trial its last report for a value: no selected checkpoint has it.
+                "values": trial.values if trial.number in finished else None,
                 "params": trial.params,
                 "kept": all(excess <= 0 for excess in trial.constraints.values()),
                 **{key: trial.user_attrs.get(key) for key in ("run_id", "status")},
@@ -77,7 +79,7 @@ def conclude(study: Study, settings: SearchOptions, folder: Path) -> None:
     """Print what is best so far. Says nothing without trials."""
     found = best_trials(study)
     if not found:
-        if settings.constraints and any(trial.values for trial in study.get_trials(deepcopy=False)):
+        if settings.constraints and _finished(study):
             print(f"\nno trial keeps {' and '.join(map(str, settings.constraints))}")
         return
     for metric, shares in importances(study, settings).items():
@@ -132,15 +134,19 @@ def best_trials(study: Study) -> list[FrozenTrial]:
 
     Of this search's: what somebody has added to the study meanwhile has no run.
     """
-    from optuna.trial import TrialState
-
-    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+    if not _finished(study):
         return []
     first: dict[str, FrozenTrial] = {}
     for trial in sorted(study.best_trials, key=lambda trial: trial.number):
         if "run_id" in trial.user_attrs:
             first.setdefault(trial.user_attrs["run_id"], trial)
     return list(first.values())
+
+
+def _finished(study: Study) -> list[FrozenTrial]:
+    from optuna.trial import TrialState
+
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
 def write_best(trial: FrozenTrial, metric: str, folder: Path) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from peftbench import report
 from peftbench.record import read_sweep
 from peftbench.sweep.grid import load
 from peftbench.sweep.search_options import SearchOptions
-from peftbench.sweep.search_result import best_trials, conclude, importances
+from peftbench.sweep.search_result import best_trials, conclude, importances, write
 
 
 def test_a_search_ends_with_a_config_that_is_its_best_run(start, runner, tmp_path) -> None:
@@ -60,6 +61,24 @@ def test_the_pareto_set_is_what_no_other_run_beats(start, runner, quick, tmp_pat
     shown = capsys.readouterr().out
     assert all(run_id in shown for run_id in found)
     assert "…" not in shown.partition("Pareto set")[2]
+
+
+def test_the_last_report_of_a_pruned_trial_is_no_figure_of_the_search(tmp_path) -> None:
+    """Optuna calls it the trial's value; no run was selected at it, and no constraint was asked of it."""
+    study = optuna.create_study(direction="maximize")
+    for number, (status, value) in enumerate([("ok", 0.6), ("ok", 0.5), ("pruned", 0.9)]):
+        trial = study.ask()
+        trial.set_user_attr("run_id", f"run-{number}")
+        trial.set_user_attr("status", status)
+        if status == "pruned":
+            trial.report(value, step=1)
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            study.tell(trial, value)
+    options = {"params": None, "n_trials": 3, "sampler": "tpe", "seed": 0, "storage": None, "objectives": [ACCURACY]}
+    write(study, SearchOptions.load(options), tmp_path)
+    about = json.loads((tmp_path / report.SEARCH).read_text())
+    assert [trial["values"] for trial in about["trials"]] == [[0.6], [0.5], None]
 
 
 def test_what_was_sampled_is_shown_as_it_is_written(capsys) -> None:
