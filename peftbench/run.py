@@ -18,7 +18,7 @@ from peftbench.measuring.energy import Energy
 from peftbench.measuring.environment import describe
 from peftbench.measuring.flops import flops_per_token
 from peftbench.measuring.inference import profile_inference
-from peftbench.measuring.memory import PeakMemory, resident
+from peftbench.measuring.memory import PeakMemory, before_work
 from peftbench.measuring.sizes import base_bytes, file_bytes, parameter_counts
 from peftbench.models.frozen import hold_in
 from peftbench.sparsity.compact import DENSE_FILE, compact_folder, expand_folder, sparsity_of
@@ -50,7 +50,7 @@ def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgres
     prepare_process(run.sparsity.products)
     device = resolve_device(run.device)
     dtype = precision.resolve(run.trainer.precision, device)
-    context = Context(run, folder, record, on_progress, device, dtype, resident(device))
+    context = Context(run, folder, record, on_progress, device, dtype, before_work(device))
     record.environment |= describe(device, dtype)
     try:
         data = prepare(context)
