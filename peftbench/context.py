@@ -33,8 +33,8 @@ class Context:
     on_progress: OnProgress
     device: torch.device
     dtype: torch.dtype
-    baseline: int | None
-    """Memory of the process before anything was loaded, bytes."""
+    baseline: int | None = None
+    """Memory of the process before the model was loaded, bytes: libraries, data and tokenizer are of no method."""
     clock: Phases = field(default_factory=Phases)
 
     @property

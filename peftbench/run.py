@@ -50,10 +50,11 @@ def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgres
     prepare_process(run.sparsity.products)
     device = resolve_device(run.device)
     dtype = precision.resolve(run.trainer.precision, device)
-    context = Context(run, folder, record, on_progress, device, dtype, before_work(device))
+    context = Context(run, folder, record, on_progress, device, dtype)
     record.environment |= describe(device, dtype)
     try:
         data = prepare(context)
+        context.baseline = before_work(device)
         attached = build(context, data.task)
         check(context, data, attached)
         dense_entries = parameter_counts(attached)["params/adapter"]

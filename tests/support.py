@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import random
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
+
+from peftbench.measuring.memory import MADV_POPULATE_READ
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,6 +26,16 @@ SHARED = ROOT.parent / "shared" / "data"
 
 GOOD = ("good", "great", "fine", "superb", "lovely")
 BAD = ("bad", "awful", "dull", "poor", "weak")
+
+
+def can_populate() -> bool:
+    """Whether the kernel reads mapped pages in when it is asked to: Linux 5.14."""
+    with mmap.mmap(-1, mmap.PAGESIZE) as page:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+        return ctypes.CDLL(None).madvise(ctypes.c_void_p(address), mmap.PAGESIZE, MADV_POPULATE_READ) == 0
+
+
+needs_populate = pytest.mark.skipif(not can_populate(), reason="needs madvise(MADV_POPULATE_READ), Linux 5.14")
 
 
 def options(group: str) -> list[str]:

@@ -24,7 +24,7 @@ from peftbench.bench.contenders import ready
 from peftbench.bench.workloads import TINY, Case
 from peftbench.context import Context
 from peftbench.errors import UserError
-from peftbench.inputs import Data
+from peftbench.inputs import Data, prepare
 from peftbench.measuring.inference import Inference
 from peftbench.methods.base import Attached
 from peftbench.run import build, evaluate
@@ -203,6 +203,18 @@ def test_inference_is_timed_on_the_network_as_transformers_has_it(tiny_run, monk
     monkeypatch.setattr("peftbench.run.profile_inference", timing)
     carried_out(tiny_run(*sparse, "trainer.precision=bf16", "device=cpu"))
     assert phases == [(phase, [], [], []) for phase in ("evaluation", "speed/infer", "speed/infer_merged")]
+
+
+def test_what_the_data_hold_is_of_no_method(tiny_run, monkeypatch) -> None:
+    size, held = 200 * 2**20, []
+
+    def reading(context: Context) -> Data:
+        held.append(torch.ones(size, dtype=torch.uint8))
+        return prepare(context)
+
+    monkeypatch.setattr("peftbench.run.prepare", reading)
+    record, _ = carried_out(tiny_run("trainer.max_steps=2", "device=cpu"))
+    assert 0 <= record.metrics["memory/train_peak_bytes"] < size / 2
 
 
 def test_calibration_leaves_the_random_number_generators_alone(tiny_run, monkeypatch) -> None:

@@ -140,7 +140,7 @@ class Case:
         run, device = self.configured(method, *more), torch.device(self.device)
         record = Record(run.run_id, run.sweep, "ok", run.dump(), run.hash, run.axes)
         dtype = precision.resolve(run.trainer.precision, device)
-        return Context(run, Path(), record, lambda phase, done, total: None, device, dtype, None)
+        return Context(run, Path(), record, lambda phase, done, total: None, device, dtype)
 
     def batch(self, vocabulary: int) -> Batch:
         """Random words and labels on the device, the same for every contender."""

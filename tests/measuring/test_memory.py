@@ -1,7 +1,5 @@
 """Peak memory against allocations of a known size."""
 
-import ctypes
-import mmap
 import subprocess
 import sys
 
@@ -9,19 +7,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from support import needs_populate
 
 from peftbench.measuring import memory
 from peftbench.measuring.memory import PeakMemory, resident
 
 CPU = torch.device("cpu")
 SIZE = 200 * 2**20
-
-
-def can_populate() -> bool:
-    """Whether the kernel reads mapped pages in when it is asked to."""
-    with mmap.mmap(-1, mmap.PAGESIZE) as page:
-        address = ctypes.addressof(ctypes.c_char.from_buffer(page))
-        return ctypes.CDLL(None).madvise(ctypes.c_void_p(address), mmap.PAGESIZE, memory.MADV_POPULATE_READ) == 0
 
 
 def hold(size: int = SIZE) -> torch.Tensor:
@@ -143,7 +135,7 @@ print(memory._proc_status("RssFile") - before)
 """
 
 
-@pytest.mark.skipif(not can_populate(), reason="needs madvise(MADV_POPULATE_READ), Linux 5.14")
+@needs_populate
 def test_code_that_a_run_comes_to_execute_is_not_of_its_memory() -> None:
     """A library's code is read from its file as it is first executed: after the baseline, were it not for us."""
     apart, together = (

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from support import needs_populate
 
 from peftbench import record as records
 from peftbench.report.facts import unlike
@@ -47,6 +48,14 @@ def test_what_a_search_prunes_meanwhile_is_run_to_its_end(point, monkeypatch) ->
     monkeypatch.setattr(Claim, "take", meanwhile)
     (record,) = carry_out_plan(Plan.of([chosen]))
     assert record.status == "ok", record.traceback
+
+
+@needs_populate
+def test_a_peak_is_without_the_code_of_libraries(point) -> None:
+    """The network is of a tenth of a megabyte."""
+    (record,) = carry_out_plan(Plan.of([point()]))
+    assert 0 < record.metrics["memory/train_peak_bytes"] < 40e6
+    assert 0 <= record.metrics["memory/eval_peak_bytes"] < 40e6
 
 
 def test_in_the_engine_s_process_no_memory_is_measured(point) -> None:
