@@ -70,15 +70,15 @@ def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgres
 
 
 def load(context: Context, task: Task, load_kwargs: Mapping[str, Any]) -> Loaded:
-    """The base model, with the attention that the recipe asks for; the same seed gives it the same fresh head."""
+    """The base model on the CPU, with the attention that the recipe asks for.
+
+    The same seed gives every method the same fresh head: it is drawn where the base is loaded, and each device draws
+    other numbers.
+    """
     run, record = context.run, context.record
-    where: dict[str, Any] = {}
-    if context.device.type == "cuda":
-        where["device_map"] = {"": str(context.device)}
-    if run.trainer.attention != "auto":
-        where["attn_implementation"] = run.trainer.attention
+    how = {} if run.trainer.attention == "auto" else {"attn_implementation": run.trainer.attention}
     seed_everything(run.seed)
-    loaded = run.model.build(task, {**where, **load_kwargs})
+    loaded = run.model.build(task, {**how, **load_kwargs})
     attention.register()
     if run.trainer.attention == "auto":
         attention.choose(loaded.model, context.attention)

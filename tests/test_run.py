@@ -27,7 +27,7 @@ from peftbench.errors import UserError
 from peftbench.inputs import Data, prepare
 from peftbench.measuring.inference import Inference
 from peftbench.methods.base import Attached
-from peftbench.run import build, evaluate
+from peftbench.run import build, evaluate, load
 from peftbench.sparsity.contextual_blocks import Attention, FeedForward
 from peftbench.sparsity.contextual_hook import ContextualHook
 from peftbench.sparsity.contextual_linear import Slicing
@@ -295,6 +295,28 @@ def test_a_network_that_cannot_compute_activations_again_is_said(tiny_run, tmp_p
 
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_base_is_loaded_on_the_cpu_for_a_gpu_too(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    case = Case(TINY, "attention", "cpu")
+    context = case.context(method)
+    context.device = torch.device("cuda")
+    run, seen = context.run, []
+    loaded = run.model.build(case.task, {})
+    monkeypatch.setattr(type(run.model), "build", lambda model, task, how: seen.append(how) or loaded)
+    load(context, case.task, run.method.load_kwargs(run, loaded.head, context.dtype))
+    assert [how.get("device_map", {"": "cpu"}) for how in seen] == [{"": "cpu"}]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=(pytest.mark.gpu, gpu))])
+def test_methods_of_a_seed_have_the_same_fresh_head(tmp_path, device: str) -> None:
+    AutoModel.from_config(AutoConfig.for_model("bert", **SHAPE)).save_pretrained(tmp_path)
+    headless = replace(TINY, model=("model=pretrained", f"model.path={tmp_path}"))
+    case = Case(headless, "attention", device)
+    dense, four_bit = (build(case.context(method), case.task).head_state() for method in ("lora", "qlora"))
+    assert dense.keys() == four_bit.keys() != set()
+    assert all(torch.equal(four_bit[name], weight) for name, weight in dense.items())
 
 
 @pytest.mark.gpu

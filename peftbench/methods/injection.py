@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -124,7 +123,6 @@ def inject(loaded: Loaded, config: PeftConfig, method: str) -> PeftModel:
             f"method={method}: in {type(loaded.model).__name__} PEFT would adapt {', '.join(sorted(exchanged))} of the "
             "experts in place of layers that method.targets names: write a list of other layers"
         )
-    _freeze_counters(model)
     for name in loaded.head:
         loaded.model.get_submodule(name).float().requires_grad_(True)
     return model
@@ -133,18 +131,6 @@ def inject(loaded: Loaded, config: PeftConfig, method: str) -> PeftModel:
 def _parameters(config: PeftConfig) -> set[str]:
     """Parameters that are adapted by name, which are no layers."""
     return set(getattr(config, "target_parameters", None) or ())
-
-
-def _freeze_counters(model: nn.Module) -> None:
-    """What belongs to an adapter and is not trained stays so on a GPU.
-
-    PEFT 0.21 moves it there into parameters that are made anew, and new ones are trainable: AdaLoRA would train the
-    number of its ranks.
-    """
-    for module in model.modules():
-        for name in module.other_param_names if isinstance(module, BaseTunerLayer) else ():
-            if isinstance(kept := getattr(module, name, None), nn.ParameterDict):
-                kept.requires_grad_(False)
 
 
 def export(model: PeftModel) -> tuple[PeftConfig, dict[str, torch.Tensor]]:

@@ -37,7 +37,7 @@ def load_kwargs(
         # None lets transformers leave out the output embedding, which a list, even an empty one, would not.
         llm_int8_skip_modules=list(head) or None,
     )
-    # On the CPU as any other base, also where there is a GPU: the rounding is then the same everywhere.
+    # On the CPU as any other base, also where there is a GPU: head and rounding are then the same everywhere.
     return {"quantization_config": config, "device_map": {"": "cpu"}}
 
 

@@ -15,9 +15,6 @@ from transformers.pytorch_utils import Conv1D
 
 from peftbench.methods.lora_layer import FusedLinear, LowRankLinear, fuse
 
-from . import bases
-from .bases import Base
-
 D, K, R = 6, 10, 3
 
 
@@ -125,19 +122,3 @@ def test_switched_off_or_merged_it_is_the_base() -> None:
     ours.unmerge()
     theirs.merge()
     torch.testing.assert_close(theirs(x), ours(x), rtol=1e-12, atol=1e-12)
-
-
-def test_counters_that_peft_makes_trainable_on_a_gpu_are_frozen(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    from peftbench.methods import injection
-
-    def on_a_gpu(*args, **kwargs):
-        model = get_peft_model(*args, **kwargs)
-        for name, parameter in model.named_parameters():
-            if ".ranknum." in name:
-                parameter.requires_grad_(True)
-        return model
-
-    monkeypatch.setattr(injection, "get_peft_model", on_a_gpu)
-    trained = [name for name, _ in base.attach(bases.method("adalora")).trainable()]
-    assert any("lora_E" in name for name in trained)
-    assert not any("ranknum" in name for name in trained)
