@@ -90,6 +90,8 @@ def main(job: Job, connection: Connection, claim: Any) -> None:
     sys.stderr.flush()
 
 
+OUT_OF_MEMORY = ("can't allocate memory", "error: out of memory", "_STATUS_ALLOC_FAILED")
+"""What errors say that are of no class of their own: torch's allocator on the CPU, the driver, cuBLAS and cuDNN."""
 NO_BF16 = "; a network that cannot compute in bf16 can in trainer.precision=fp32"
 
 
@@ -159,9 +161,9 @@ def classify(error: BaseException) -> tuple[Status, str, str | None]:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    # torch raises its own class on CUDA and a plain RuntimeError from the CPU allocator.
+    # torch raises its own class where its allocator on CUDA finds no room, which is not all that takes memory there.
     name = type(error).__name__
-    return name in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)
+    return name in ("OutOfMemoryError", "MemoryError") or any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 @dataclass
