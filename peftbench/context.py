@@ -58,7 +58,7 @@ def resolve_device(name: str) -> torch.device:
     """The device that ``device=`` names; ``auto`` is CUDA where there is one, else the CPU.
 
     Raises:
-        UserError: CUDA or MPS is asked for and not there.
+        UserError: CUDA, that GPU of it, or MPS is asked for and not there.
     """
     cuda = torch.cuda.is_available()
     if name == "auto":
@@ -67,7 +67,10 @@ def resolve_device(name: str) -> torch.device:
         raise UserError(f"device={name}: no CUDA device here; write device=auto or device=cpu")
     if name == "mps" and not torch.backends.mps.is_available():
         raise UserError("device=mps: no Apple GPU here; write device=auto or device=cpu")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise UserError(f"device={name}: the last CUDA device here is cuda:{count - 1}; write that, or device=cuda")
+    return device
 
 
 def seed_everything(seed: int) -> None:
