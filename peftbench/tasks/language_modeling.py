@@ -67,7 +67,7 @@ class LanguageModeling(Task):
         nll = np.zeros(len(data), np.float64)
         tokens = np.zeros(len(data), np.int64)
         for batch in self.batches(data, batch_size, seed=None):
-            losses = predicted_losses(model, batch.to(device)).double()
+            losses = predicted_losses(model, batch.to(device)).cpu().double()  # some devices have no float64
             tokens[batch.rows] = counts = (batch.labels != IGNORED).sum(dim=1).numpy()
             nll[batch.rows] = [float(window.sum()) for window in losses.split(counts.tolist())]
         predictions = {"id": data.ids, "tokens": tokens, "nll": nll}

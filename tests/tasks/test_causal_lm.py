@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from peftbench.data.base import Split
 from peftbench.errors import UserError
+from peftbench.tasks import language_modeling
 from peftbench.tasks.causal_lm import CausalLM
 from peftbench.tasks.language_modeling import corpus_texts
 
@@ -70,6 +71,27 @@ def test_perplexity_is_recomputed_from_predictions_at_any_batch_size(encode, net
     mean = many.predictions["nll"].sum() / many.predictions["tokens"].sum()
     assert many.metrics == {"quality/loss": mean, "quality/perplexity": math.exp(mean)}
     assert np.std(many.predictions["nll"]) > 0.1
+
+
+class WithoutFloat64(torch.Tensor):
+    """On a device such as MPS."""
+
+    def double(self):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_a_device_without_float64_has_the_same_figures(encode, network, monkeypatch):
+    data, model = encode(50), network(TASK, "gpt2")
+    losses = language_modeling.predicted_losses
+    with torch.no_grad():
+        expected = TASK.evaluate(model, data, 4, CPU)
+        monkeypatch.setattr(
+            language_modeling, "predicted_losses", lambda *what: losses(*what).as_subclass(WithoutFloat64)
+        )
+        assert TASK.evaluate(model, data, 4, CPU).metrics == expected.metrics
 
 
 def test_a_longer_past_is_used(encode, network):
