@@ -14,7 +14,7 @@ from typing import Any
 
 from peftbench.cli.paths import CONF
 from peftbench.sweep.orphans import end_with_parent
-from peftbench.sweep.slots import gpus
+from peftbench.sweep.slots import may_have_gpus
 
 BITSANDBYTES = "bitsandbytes"
 
@@ -47,12 +47,11 @@ def _put_off(name: str) -> None:
     os.register_at_fork(after_in_child=lambda: sys.modules.pop(name, None))
 
 
-if gpus():
-    # Importing it asks CUDA for the GPUs, after which no forked process could use one.
-    _put_off(BITSANDBYTES)
-
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    if may_have_gpus():
+        # Importing it asks CUDA for the GPUs, after which no forked process could use one.
+        _put_off(BITSANDBYTES)
     import pandas  # noqa: F401
     import peft  # noqa: F401
     import pyarrow.parquet  # noqa: F401

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftbench.errors import UserError
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
     from peftbench.config import RunConfig
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-gpu", "/dev/kfd")
+"""One of these is opened by who computes on a GPU: NVIDIA's, in WSL, on a Jetson, AMD's."""
+DRIVER = Path("/proc/driver/nvidia/gpus")
 _LISTED = re.compile(r"^\s*(GPU|MIG)\b.*\(UUID: ([^)]+)\)")
+_KNOWN = re.compile(r"^GPU UUID:\s*(GPU-[0-9a-f-]+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -71,11 +76,22 @@ def share(cores: Sequence[int], count: int) -> list[tuple[int, ...]]:
     return [tuple(cores[low:high]) for low, high in itertools.pairwise(edges)]
 
 
+def may_have_gpus() -> bool:
+    """Whether a run could compute on a GPU here. CUDA itself is not asked: who has been in it cannot fork."""
+    import torch
+
+    return bool(torch.version.cuda or torch.version.hip) and any(map(os.path.exists, NODES))
+
+
 def gpus() -> list[str]:
-    """CUDA's names of the GPUs there are for us. CUDA itself is not asked: who has been in it cannot fork."""
+    """CUDA's names of the GPUs there are for us; none where neither nvidia-smi nor NVIDIA's driver says them."""
     if (visible := os.environ.get(VISIBLE)) is not None:
         names = [name.strip() for name in visible.split(",")]
         return [name for name in names if name not in ("", "-1")]
+    return _from_tool() or _from_driver()
+
+
+def _from_tool() -> list[str]:
     if (tool := shutil.which("nvidia-smi")) is None:
         return []
     try:
@@ -83,6 +99,12 @@ def gpus() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return _listed(listed.stdout) if listed.returncode == 0 else []
+
+
+def _from_driver() -> list[str]:
+    """The UUIDs of whole cards; a container that is given CUDA alone has no nvidia-smi."""
+    told = (path.read_text(encoding="utf-8", errors="replace") for path in sorted(DRIVER.glob("*/information")))
+    return [found.group(1) for text in told if (found := _KNOWN.search(text))]
 
 
 def _listed(text: str) -> list[str]:
