@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Self
 
 from peftbench.measuring import heap
 
@@ -35,15 +35,14 @@ class PeakMemory:
     """Measures the peak of everything inside the ``with`` block.
 
     ``bytes`` is the peak minus ``baseline``; both count whatever is alive, so a model loaded *after* the baseline was
-    taken is part of the peak, and memory that was freed before the block is not. Blocks may follow each other or nest.
+    taken is part of the peak, and memory that was freed before the block is not. The
+    counter is one per process: blocks may follow each other, and not nest.
 
     Args:
         device: where the work is done.
         baseline: `resident` of the process before the work's model was loaded; None takes it at the block's start, so
             that only what the block itself adds is counted.
     """
-
-    _open: ClassVar[list[PeakMemory]] = []
 
     def __init__(self, device: torch.device, baseline: int | None = None) -> None:
         self.device = device
@@ -52,27 +51,21 @@ class PeakMemory:
         """Peak above the baseline in bytes; None while the block is open and where it cannot be measured."""
         self.source: str | None = _source(device)
         """``cuda_allocated``, ``process_rss``, or None where nothing can be measured."""
-        self._seen = 0
 
     def __enter__(self) -> Self:
         settled = resident(self.device)
         if self.baseline is None:
             self.baseline = settled
-        # The mark is one per process: a block opened inside another keeps what the outer one has seen so far.
-        for outer in self._open:
-            outer._seen = max(outer._seen, _peak(outer.device) or 0)
         if self.baseline is None or not _reset(self.device):
             self.source = None
-        self._open.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.remove(self)
         peak = _peak(self.device)
         if self.source is not None and self.baseline is not None and peak is not None:
-            self.bytes = max(0, max(peak, self._seen) - self.baseline)
+            self.bytes = max(0, peak - self.baseline)
 
     def metrics(self, phase: str) -> dict[str, int | str]:
         """``memory/{phase}_peak_bytes`` and ``memory/source``, or nothing where it was not measured."""
