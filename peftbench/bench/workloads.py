@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Targets = Literal["attention", "all-linear"]
 TARGETS: tuple[Targets, ...] = ("attention", "all-linear")
 RANK = 8
+GPU_STEPS = 20
+"""Timed steps of a turn on a GPU, where they are short."""
 # Small: with a learning rate that learns, tens of steps on one batch end at gradients that real training never has.
 LEARNING_RATE = 1e-5
 FIRST_WORD = 5
@@ -41,7 +43,7 @@ class Workload:
     length: int
     """Tokens an item."""
     steps_per_turn: int
-    """Timed steps each time that a contender has its turn."""
+    """Timed steps of a turn on a CPU."""
 
 
 def shape(
@@ -115,6 +117,10 @@ class Case:
     def task(self) -> Task:
         """Two classes."""
         return SequenceClassification(("negative", "positive"), self.workload.length, 0)
+
+    def steps_per_turn(self, quick: bool) -> int:
+        """Timed steps each time that a contender has its turn."""
+        return GPU_STEPS if self.device.startswith("cuda") and not quick else self.workload.steps_per_turn
 
     def configured(self, method: str, *more: str) -> RunConfig:
         """The configuration of a run of one of our methods here; what is said neither here nor by ``more`` overrides

@@ -89,6 +89,12 @@ def test_the_bars_are_those_of_the_issue() -> None:
     assert [goal.bound for goal in GOALS if goal.concerns(on_gpu) and goal.figure == "ms"] == [*2 * [1.35, 1.3], 1.6]
 
 
+def test_turns_are_longer_on_a_gpu_unless_quick() -> None:
+    on_cpu, on_gpu = (Case(TINY, "attention", device) for device in ("cpu", "cuda:0"))
+    assert on_gpu.steps_per_turn(quick=False) == 20
+    assert {on_gpu.steps_per_turn(quick=True), on_cpu.steps_per_turn(quick=False)} == {TINY.steps_per_turn}
+
+
 def test_unbucketed_batches_hold_every_item_once() -> None:
     lengths = np.array([3, 9, 4, 1, 7])
     offsets = np.concatenate([[0], np.cumsum(lengths)])

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 ON_DEVICE = True
 WARMUP = 2
-GPU_STEPS = 20
 METHODS = ("lora", "hira", "qlora")
 QUICK_METHODS = ("lora",)
 
@@ -36,7 +35,7 @@ def run(options: Options) -> dict[str, Any]:
     where = str(resolve_device("auto"))
     case = Case(workloads(options.quick, where)[0], "attention", where)
     device, workload = torch.device(case.device), case.workload
-    steps = GPU_STEPS if device.type == "cuda" and not options.quick else workload.steps_per_turn
+    steps = case.steps_per_turn(options.quick)
     work: dict[str, Any] = {}
     found: dict[str, dict[str, Any]] = {}
     for name in QUICK_METHODS if options.quick else METHODS:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 ON_DEVICE = True
 WARMUP = 3
-GPU_STEPS = 20
 GENTLE = 0.2
 TRAINING = 375
 """Steps of a training, as those of docs/results/contextual.md have: what calibrating is spread over."""
@@ -81,7 +80,7 @@ def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:
     racing = {**{lora: enter(case, lora) for lora in LORA}, **{key: found for key, (found, _) in sparse.items()}}
     counts = {key: contender.flops_per_token() for key, contender in racing.items()}
     decided = {key: hook.decisions()["sparsity"] for key, (_, hook) in sparse.items()}
-    steps = GPU_STEPS if device.type == "cuda" and not options.quick else workload.steps_per_turn
+    steps = case.steps_per_turn(options.quick)
     options.say(f"contextual: {name}: {options.repetitions} rounds")
     turns = interleave(
         {key: contender.step for key, contender in racing.items()},

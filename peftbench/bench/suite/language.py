@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 ON_DEVICE = True
 WARMUP = 2
-GPU_STEPS = 20
 MIB = 2**20
 LABELS = {"peft_lora": "LoRA, PEFT", "lora": "LoRA, ours", "peft_hira": "HiRA, PEFT", "hira": "HiRA, ours"}
 
@@ -62,7 +61,7 @@ def run(options: Options) -> dict[str, Any]:
     options.say("language: building")
     racing = {name: enter(case, name) for name in LABELS}
     found: dict[str, dict[str, Any]] = {name: {"flops_per_token": racing[name].flops_per_token()} for name in LABELS}
-    steps = GPU_STEPS if device.type == "cuda" and not options.quick else workload.steps_per_turn
+    steps = case.steps_per_turn(options.quick)
     options.say(f"language: {options.repetitions} rounds")
     turns = interleave(
         {name: contender.step for name, contender in racing.items()},

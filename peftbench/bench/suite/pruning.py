@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 ON_DEVICE = True
 WARMUP = 2
-GPU_STEPS = 20
 MIB = 2**20
 RANK = 64
 """Large, so that what half of it saves stands out from what the base costs."""
@@ -87,7 +86,7 @@ def _time(case: Case, result: dict[str, Any], options: Options) -> None:
 
     options.say(f"pruning: {options.repetitions} rounds")
     device = torch.device(case.device)
-    steps = GPU_STEPS if device.type == "cuda" and not options.quick else case.workload.steps_per_turn
+    steps = case.steps_per_turn(options.quick)
     work = {name: enter(case, name).step for name in TIMED}
     turns = interleave(work, options.repetitions, steps, warmup=WARMUP, wait=lambda: synchronize(device))
     result |= {"steps_per_turn": steps, "order": [list(turn) for turn in turns.order]}

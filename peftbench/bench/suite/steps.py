@@ -13,8 +13,6 @@ from peftbench.bench.goals import COLUMNS, FLOPS, GOALS, ratios, series
 ON_DEVICE = True
 WARMUP = 3
 QUICK_WARMUP = 1
-GPU_STEPS = 20
-"""Timed steps of a turn on a GPU, where they are short."""
 MIB = 2**20
 TARGETS = {"attention": "q/v", "all-linear": "all linear layers"}
 
@@ -36,7 +34,6 @@ def _case(case: Any, warmup: int, options: Options) -> dict[str, Any]:
     from peftbench.bench.contenders import CONTENDERS
 
     workload = case.workload
-    on_gpu = case.device.startswith("cuda") and not options.quick
     result: dict[str, Any] = {
         "workload": workload.name,
         "model": list(workload.model),
@@ -44,11 +41,11 @@ def _case(case: Any, warmup: int, options: Options) -> dict[str, Any]:
         "device": case.device,
         "batch_size": workload.batch_size,
         "length": workload.length,
-        "steps_per_turn": GPU_STEPS if on_gpu else workload.steps_per_turn,
+        "steps_per_turn": case.steps_per_turn(options.quick),
         "contenders": {name: {} for name in CONTENDERS},
     }
     _time(case, result, warmup, options)
-    if not options.quick and not on_gpu:
+    if not options.quick and not case.device.startswith("cuda"):
         _memory(case, result, options)
     return result
 

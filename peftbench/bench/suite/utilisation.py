@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 ON_DEVICE = True
 WARMUP = 3
-GPU_STEPS = 20
 SQUARE = {"cpu": 2048, "cuda": 8192}
 QUICK_SQUARE = 64
 GOAL = 0.75
@@ -69,7 +68,7 @@ def _case(case: Case, options: Options) -> dict[str, Any]:
     turns = interleave(
         {"step": contender.step, "shapes": shapes(found), "square": square(size, found[0].weight)},
         options.repetitions,
-        GPU_STEPS if device.type == "cuda" and not options.quick else workload.steps_per_turn,
+        case.steps_per_turn(options.quick),
         warmup=1 if options.quick else WARMUP,
         wait=lambda: synchronize(device),
     )
