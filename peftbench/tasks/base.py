@@ -28,8 +28,6 @@ class Encoded:
     """int64, shape (items,), or None."""
     ids: np.ndarray
     """int64, shape (items,): see `Split.ids`."""
-    tokenize_seconds: float
-    """Seconds it took, also when it came from the cache."""
     from_cache: bool
     truncated: int = 0
     """Items that were cut to the maximum length."""

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -95,7 +94,6 @@ def encoded(
     """
     # Rust threads are welcome: nothing here forks after tokenizing. Unset, the library warns at every fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    start = time.perf_counter()
     path = folder() / f"{_key(texts, tokenizer, recipe)}.npz"
     found = _read(path, items=None if blocks else len(split.texts))
     ragged = found or make()
@@ -104,9 +102,8 @@ def encoded(
     count = len(ragged.offsets) - 1
     ids = np.arange(count) if blocks else np.asarray(split.ids, np.int64)
     labels = None if blocks or split.labels is None else np.asarray(split.labels, np.int64)
-    seconds = time.perf_counter() - start
     cached = found is not None
-    return Encoded(ragged.tokens, ragged.offsets, labels, ids, seconds, cached, ragged.truncated, ragged.segments)
+    return Encoded(ragged.tokens, ragged.offsets, labels, ids, cached, ragged.truncated, ragged.segments)
 
 
 def _key(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, recipe: dict[str, Any]) -> str:

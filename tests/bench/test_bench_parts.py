@@ -98,7 +98,7 @@ def test_turns_are_longer_on_a_gpu_unless_quick() -> None:
 def test_unbucketed_batches_hold_every_item_once() -> None:
     lengths = np.array([3, 9, 4, 1, 7])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    data = Encoded(np.zeros(24, np.int32), offsets, None, np.arange(5), 0.0, False)
+    data = Encoded(np.zeros(24, np.int32), offsets, None, np.arange(5), False)
     assert unbucketed(data, 1, seed=0) == lengths.sum()
     assert unbucketed(data, 5, seed=0) == 5 * 9
     order = np.random.default_rng(3).permutation(5)

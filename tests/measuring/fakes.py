@@ -21,7 +21,7 @@ def encoded(lengths: list[int]) -> Encoded:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     tokens = np.repeat(np.arange(len(lengths)), lengths).astype(np.int32)
     rows = np.arange(len(lengths))
-    return Encoded(tokens, offsets, np.zeros(len(lengths), np.int64), rows, 0.0, False)
+    return Encoded(tokens, offsets, np.zeros(len(lengths), np.int64), rows, False)
 
 
 class FakeTask(Task):

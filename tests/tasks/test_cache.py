@@ -44,7 +44,6 @@ def test_a_split_is_tokenized_in_one_call_and_once(cache_folder, tokenizer, call
     assert (first.from_cache, again.from_cache) == (False, True)
     assert same(first, again)
     assert first.truncated == again.truncated == 1
-    assert min(first.tokenize_seconds, again.tokenize_seconds) > 0
     assert [path.suffix for path in cache_folder.iterdir()] == [".npz"]
     assert (first.tokens.dtype, first.offsets.dtype, first.ids.dtype) == (np.int32, np.int64, np.int64)
 

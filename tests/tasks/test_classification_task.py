@@ -33,7 +33,7 @@ def synthetic(lengths: list[int]) -> Encoded:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     tokens = np.random.default_rng(0).integers(1, 60, int(offsets[-1])).astype(np.int32)
     count = len(lengths)
-    return Encoded(tokens, offsets, np.arange(count) % 2, np.arange(count), 0.0, False)
+    return Encoded(tokens, offsets, np.arange(count) % 2, np.arange(count), False)
 
 
 @settings(max_examples=50, deadline=None)

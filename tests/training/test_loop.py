@@ -60,7 +60,7 @@ class Regression:
 
 
 def encoded(items: int = ITEMS) -> Encoded:
-    return Encoded(np.zeros(items, np.int32), np.arange(items + 1), None, np.arange(items), 0.0, False)
+    return Encoded(np.zeros(items, np.int32), np.arange(items + 1), None, np.arange(items), False)
 
 
 def network() -> nn.Module:
