@@ -19,7 +19,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, dict) and value:
         parts = (flatten(inner, f"{prefix}.{name}" if prefix else str(name)) for name, inner in value.items())
         return {name: inner for part in parts for name, inner in part.items()}
-    return {prefix: json.dumps(value, sort_keys=True, default=str) if isinstance(value, list | dict) else value}
+    return {prefix: json_text(value) if isinstance(value, list | dict) else value}
 
 
 def texts(values: Sequence[Any]) -> list[str]:
