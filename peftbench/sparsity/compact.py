@@ -89,20 +89,11 @@ def write_compact(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     _save(path, stored, header | {"sha256": _digest(header["index"], stored)})
 
 
-def read_compact(path: Path) -> dict[str, Tensor]:
-    """The tensors of a compact file on the CPU, in the order and with every bit that they were written with.
-
-    Raises:
-        UserError: there is no such file, it is not a compact file, or it is damaged.
-    """
-    return _read(path)[0]
-
-
 def expand_file(source: Path, target: Path) -> None:
     """Turn the compact file ``source`` into the standard safetensors file ``target``, with its original metadata.
 
     Raises:
-        UserError: as `read_compact`.
+        UserError: there is no such file, it is not a compact file, or it is damaged.
     """
     tensors, metadata = _read(source)
     _save(target, tensors, metadata or {"format": "pt"})
@@ -169,6 +160,7 @@ def _unpack(stored: Mapping[str, Tensor], index: Mapping[str, list[Any] | None])
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors, in the order and with every bit that they were written with, and metadata of a compact file."""
     stored, header = _load(path)
     if header.get("format") != FORMAT:
         raise UserError(f"{path} is not a compact adapter file (its format is not {FORMAT})")

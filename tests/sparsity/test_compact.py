@@ -18,7 +18,6 @@ from peftbench.sparsity.compact import (
     compact_folder,
     expand_file,
     expand_folder,
-    read_compact,
     sparsity_of,
     write_compact,
 )
@@ -68,7 +67,7 @@ def tensor_dicts(draw):
 def test_any_tensors_come_back_bit_by_bit(tmp_path_factory, tensors):
     path = tmp_path_factory.mktemp("compact") / "a.safetensors"
     write_compact(path, tensors)
-    assert same_bits(read_compact(path), tensors)
+    assert same_bits(compact._read(path)[0], tensors)
     assert [file.name for file in path.parent.iterdir()] == [path.name], "no temporary file is left"
 
 
@@ -88,7 +87,7 @@ def test_the_awkward_ones(tmp_path):
     }
     path = tmp_path / "a.safetensors"
     write_compact(path, tensors)
-    assert same_bits(read_compact(path), tensors)
+    assert same_bits(compact._read(path)[0], tensors)
 
 
 def test_the_layout_is_the_documented_one(tmp_path):
@@ -159,7 +158,7 @@ def test_a_damaged_file_is_one_clear_sentence(tmp_path, how):
     write_compact(path, adapter())
     damaged(path, how)
     with pytest.raises(UserError) as error:
-        read_compact(path)
+        compact._read(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -188,15 +187,15 @@ def test_an_index_that_does_not_fit_is_said(tmp_path, index):
     write_compact(path, {"s": torch.eye(9)})
     rewritten(path, index=index)
     with pytest.raises(UserError, match="is damaged"):
-        read_compact(path)
+        compact._read(path)
 
 
 def test_other_files_are_said_to_be_other_files(tmp_path):
     save_file({"w": torch.ones(3)}, tmp_path / "dense")
     with pytest.raises(UserError, match="not a compact adapter file"):
-        read_compact(tmp_path / "dense")
+        compact._read(tmp_path / "dense")
     with pytest.raises(UserError, match="there is no file"):
-        read_compact(tmp_path / "missing")
+        compact._read(tmp_path / "missing")
     with pytest.raises(UserError, match="there is no file"):
         compact_folder(tmp_path)
     with pytest.raises(UserError, match="holds no"):

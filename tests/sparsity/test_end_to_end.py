@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from peftbench.methods.base import Attached, Factor
 from peftbench.sparsity.compact import (
@@ -11,7 +12,6 @@ from peftbench.sparsity.compact import (
     DENSE_FILE,
     compact_folder,
     expand_folder,
-    read_compact,
     sparsity_of,
 )
 from peftbench.sparsity.schedule import kept
@@ -80,7 +80,8 @@ def test_the_zeros_of_the_target_are_in_the_file(base, lora, tmp_path, kind, sch
     compact_folder(tmp_path / "a")
     assert (tmp_path / "a" / COMPACT_FILE).stat().st_size < dense
 
-    tensors = read_compact(tmp_path / "a" / COMPACT_FILE)
+    expand_folder(tmp_path / "a", tmp_path / "b")
+    tensors = load_file(tmp_path / "b" / DENSE_FILE)
     count = sparsity_of(tensors)
     assert len(tensors) == 2 * len(lora.factors) == 8
     assert count.total == sum(p.numel() for _, p in lora.trainable())
@@ -88,7 +89,6 @@ def test_the_zeros_of_the_target_are_in_the_file(base, lora, tmp_path, kind, sch
     if kind != "global":
         assert all(abs(int(t.count_nonzero()) - kept(t.numel(), ratio)) <= 1 for t in tensors.values())
 
-    expand_folder(tmp_path / "a", tmp_path / "b")
     loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "b").eval()
     ids = torch.arange(12).view(2, 6)
     with torch.no_grad():
@@ -104,7 +104,6 @@ def test_components_are_gone_from_the_file(lora, tmp_path, schedule):
     sizes = [(tmp_path / name / DENSE_FILE).stat().st_size for name in ("before", "a")]
     assert sizes[1] < 0.6 * sizes[0]
     compact_folder(tmp_path / "a")
-    from safetensors.torch import load_file
 
     tensors = load_file(tmp_path / "a" / DENSE_FILE)
     assert all(RANK // 2 in tensor.shape for tensor in tensors.values())
