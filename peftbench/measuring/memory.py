@@ -35,8 +35,8 @@ class PeakMemory:
     """Measures the peak of everything inside the ``with`` block.
 
     ``bytes`` is the peak minus ``baseline``; both count whatever is alive, so a model loaded *after* the baseline was
-    taken is part of the peak, and memory that was freed before the block is not. The
-    counter is one per process: blocks may follow each other, and not nest.
+    taken is part of the peak, and memory that was freed before the block is not. The counter
+    is one per process: blocks may follow each other, and not nest.
 
     Args:
         device: where the work is done.

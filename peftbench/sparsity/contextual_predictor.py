@@ -7,13 +7,12 @@ the activations) depends on later tokens of the same training batch, as in the p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Activation = Callable[[Tensor], Tensor]
 MULTIPLE = 8
 """Channels that are kept come in eights where there are many: what matrix units work on."""
 
