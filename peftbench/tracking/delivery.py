@@ -19,15 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from peftbench import record
 from peftbench.tracking.server import default_entity
-from peftbench.tracking.wandb import (
-    FINE,
-    UNSYNCED,
-    WandbTracker,
-    is_without_artifacts,
-    log_artifacts,
-    run_settings,
-    summary_of,
-)
+from peftbench.tracking.tries import UNSYNCED, is_without_artifacts, last_of
+from peftbench.tracking.wandb import FINE, WandbTracker, log_artifacts, run_settings, summary_of
 
 if TYPE_CHECKING:
     from peftbench.config import RunConfig
@@ -199,7 +192,7 @@ def replay(folder: Path) -> Path:
     for point in found.history:
         tracker.log(int(point["step"]), point)
     tracker.finish(found, folder.parents[1])
-    return max(folder.parent.glob("offline-run-*"), key=lambda path: path.name)
+    return last_of(list(folder.parent.glob("offline-run-*")))
 
 
 def facts_of(found: record.Record) -> RunConfig:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from peftbench.console import print_anything
 from peftbench.record import FILE
 from peftbench.tracking.delivery import Delivery, is_synced, replay
 from peftbench.tracking.server import authenticated, quiet_setup, reachable
-from peftbench.tracking.wandb import UNSYNCED
+from peftbench.tracking.tries import UNSYNCED, last_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,29 +48,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def tracked(output_dir: Path, sweeps: Sequence[str] = ()) -> list[Path]:
-    """The newest W&B folder of every run that has ended, which is one with a record.
+    """The W&B folder of the last try of every run that has ended, which is one with a record.
 
     Args:
         sweeps: names of sweeps; empty is all of them.
     """
-    newest: dict[Path, Path] = {}
-    for folder in sorted(output_dir.glob("*/*/wandb/*run-*"), key=_started):
+    tries: defaultdict[Path, list[Path]] = defaultdict(list)
+    for folder in output_dir.glob("*/*/wandb/*run-*"):
         run = folder.parents[1]
         wanted = not sweeps or run.parent.name in sweeps
         if wanted and (run / FILE).exists() and any(folder.glob("*.wandb")):
-            newest[run] = folder
-    return sorted(newest.values())
+            tries[run].append(folder)
+    return sorted(map(last_of, tries.values()))
 
 
 def is_pending(folder: Path) -> bool:
     """Whether something of this W&B folder may not have arrived."""
     waiting = folder.name.startswith("offline-run-") or (folder / UNSYNCED).exists()
     return waiting and not is_synced(folder)
-
-
-def _started(folder: Path) -> tuple[str, bool]:
-    """Order of tries by name, ``[offline-]run-YYYYMMDD_HHMMSS-ID``; offline comes after the online one it replaced."""
-    return folder.name.removeprefix("offline-"), folder.name.startswith("offline-")
 
 
 def _problem() -> tuple[int, str] | None:

@@ -20,6 +20,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from peftbench.record import FINE, SOURCES, Record
 from peftbench.tracking.base import Tracker
 from peftbench.tracking.server import authenticated, quiet_setup, reachable
+from peftbench.tracking.tries import NO_ARTIFACTS, UNSYNCED, begins, begun, is_without_artifacts
 
 if TYPE_CHECKING:
     from peftbench.config import RunConfig
@@ -30,10 +31,6 @@ INIT_SECONDS = 3.0
 """How long an online start may take; after that the run is offline."""
 FINISH_SECONDS = 3.0
 """How long the end of a run may wait for its upload."""
-UNSYNCED = "unsynced"
-"""Marker file in the folder of an online run whose upload has not been seen to end, be it that its process died."""
-NO_ARTIFACTS = "artifacts are missing"
-"""In the marker file of a run that had to end without its artifacts."""
 STEP = "step"
 
 
@@ -62,8 +59,10 @@ class WandbTracker(Tracker):
             folder.mkdir(parents=True, exist_ok=True)
             quiet_setup()
             if (mode := self._resolve_mode()) is not None:
+                begins(folder)
                 self._run = self._begin(run, folder, mode)
                 _under_way.add(self._run)
+                begun(_marker(self._run).parent)
                 self._run.define_metric(STEP, hidden=True, summary="none")
                 # No summary of curves: a validation figure must not stand where the record's figure belongs.
                 self._run.define_metric("*", step_metric=STEP, summary="none")
@@ -106,7 +105,7 @@ class WandbTracker(Tracker):
         import wandb
 
         try:
-            begun = wandb.init(**self._identity(run, mode), dir=str(folder), settings=run_settings())
+            made = wandb.init(**self._identity(run, mode), dir=str(folder), settings=run_settings())
         except Exception as error:
             if mode == "offline":
                 raise
@@ -116,8 +115,8 @@ class WandbTracker(Tracker):
             quiet_setup()
             return self._begin(run, folder, "offline")
         if mode == "online":
-            _marker(begun).touch()
-        return begun
+            _marker(made).touch()
+        return made
 
     def _resolve_mode(self) -> Literal["online", "offline"] | None:
         """Where this run goes; None if ``WANDB_MODE=disabled`` says that it goes nowhere."""
@@ -222,12 +221,6 @@ def _end(run: Any, exit_code: int) -> None:
 
 def _marker(run: Any) -> Path:
     return Path(run.dir).parent / UNSYNCED
-
-
-def is_without_artifacts(local: Path) -> bool:
-    """Whether the W&B folder ``local`` is of a run that had to end without its artifacts."""
-    marker = local / UNSYNCED
-    return marker.exists() and marker.read_text(encoding="utf-8") == NO_ARTIFACTS
 
 
 def _one_line(error: Exception) -> str:

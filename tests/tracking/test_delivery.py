@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from peftbench.tracking import delivery
+from peftbench.tracking import delivery, sync
 from peftbench.tracking.wandb import tracked_id
 from tracking.child import CURVE, make_record
 
@@ -37,3 +37,10 @@ def test_an_empty_one_of_this_very_second_is_written_anew_under_the_same_id(tmp_
     assert delivery.identity_of(instead) == delivery.identity_of(folder)
     (written,) = instead.glob("*.wandb")
     assert written.stat().st_size > delivery.EMPTY_BYTES
+
+
+def test_what_is_written_anew_is_the_last_try_also_where_time_went_backwards(tmp_path: Path):
+    folder = dead(tmp_path, "20990101_000000")
+    instead = delivery.replay(folder)
+    assert instead.name < folder.name
+    assert sync.tracked(tmp_path) == [instead]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from peftbench.tracking.wandb import UNSYNCED, tracked_id
+from peftbench.tracking.tries import UNSYNCED
+from peftbench.tracking.wandb import tracked_id
 from tracking.backend import Backend, TrackedRun
 from tracking.child import CONFIG, CURVE, KEY, METRICS, environment, run_config, tracked
 

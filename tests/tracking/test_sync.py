@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from peftbench.tracking import delivery, sync
-from peftbench.tracking.wandb import UNSYNCED, tracked_id
+from peftbench.tracking.tries import LAST, UNSYNCED
+from peftbench.tracking.wandb import tracked_id
 from tracking.backend import Backend
 from tracking.child import CURVE, METRICS, environment, make_record, run_config, tracked
 
@@ -88,6 +89,17 @@ def test_only_the_last_try_of_a_run_is_delivered(tmp_path: Path):
     add_run(tmp_path, "demo", "two", kind="run", at="000003")
     instead = add_run(tmp_path, "demo", "two", at="000003")
     assert sync.tracked(tmp_path) == [last, instead]
+
+
+@pytest.mark.parametrize("kinds", [("offline-run", "offline-run"), ("run", "run"), ("offline-run", "run")])
+def test_the_last_try_is_the_one_that_began_last_whatever_time_its_name_tells(tmp_path: Path, kinds: tuple[str, str]):
+    killed = add_run(tmp_path, "demo", "one", kind=kinds[0], at="020000")
+    last = add_run(tmp_path, "demo", "one", kind=kinds[1], at="010000")
+    (last.parent / LAST).write_text(last.name)
+    assert sync.tracked(tmp_path) == [last]
+    for nowhere in ("", "offline-run-20260101_030000-one"):  # torn, or gone since
+        (last.parent / LAST).write_text(nowhere)
+        assert sync.tracked(tmp_path) == [killed]
 
 
 def test_a_run_that_goes_on_is_left_alone(tmp_path: Path, uploads: list[str]):
