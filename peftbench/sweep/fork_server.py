@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from multiprocessing.connection import wait
 from multiprocessing.reduction import DupFd
 from pathlib import Path
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 PRELOAD = "peftbench.sweep.preload"
 JOIN_SECONDS = 10.0
+END_SECONDS = 1.0
+"""How long a server takes to end after it has closed its connections."""
 PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)
 """Seconds between the tries to start a run: before the last one all the time that a dying server may take."""
 T = TypeVar("T")
@@ -45,7 +47,11 @@ class ForkServer(Launcher):
         self._context.set_forkserver_preload([preload])
 
     def warm(self, interrupts: Interrupts) -> None:
-        """See `Launcher.warm`: the server's imports take seconds, in which Ctrl-C is heard."""
+        """See `Launcher.warm`: the server's imports take seconds, in which Ctrl-C is heard.
+
+        Raises:
+            UserError: no server or no first run can be started, or a server cannot import what runs need.
+        """
         sign()
         try:
             with interrupts.allowed():
@@ -62,7 +68,11 @@ class ForkServer(Launcher):
 
     def _first_child(self) -> None:
         process = self._context.Process(target=_nothing)
-        _begin(process)
+        try:
+            _begin(process)
+        except (EOFError, ConnectionError):
+            _refuse_broken()
+            raise
         process.join()
 
     def _start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None) -> Process:
@@ -98,6 +108,28 @@ def _insist(ask: Callable[[], T]) -> T:
             return ask()
         time.sleep(pause)
     return ask()
+
+
+def _refuse_broken() -> None:
+    """Another server would end like one that has ended by itself, after as many seconds of imports.
+
+    Raises:
+        UserError: it has; what Python says of it is on the terminal.
+    """
+    server: Any = forkserver._forkserver
+    deadline = time.monotonic() + END_SECONDS
+    while (pid := server._forkserver_pid) is not None:
+        end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # left for the module to find
+        if end is not None and end.si_code == os.CLD_EXITED and end.si_status != 0:
+            advice = (
+                "write PYTHONOPTIMIZE=1, and python without -OO: not all packages can be imported without docstrings"
+                if sys.flags.optimize > 1
+                else "mend the installation of the package that it names, or raise the limit (ulimit -a)"
+            )
+            raise UserError(f"the process that imports for all runs ended with the error above: {advice}")
+        if end is not None or time.monotonic() > deadline:
+            return
+        time.sleep(0.01)
 
 
 def _nothing() -> None:

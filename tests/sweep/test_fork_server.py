@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 from support import CONF
 
+from peftbench.errors import UserError
 from peftbench.sweep import fork_server
+from peftbench.sweep.interrupts import Interrupts
 
 SCRIPT = """
 from hydra import compose, initialize_config_dir
@@ -56,6 +60,22 @@ def test_a_server_that_never_answers_is_an_error(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ConnectionRefusedError):
         fork_server._insist(ask)
     assert len(tries) == len(fork_server.PAUSES) + 1
+
+
+@pytest.fixture
+def server():
+    """None at work, before and after."""
+    forkserver._forkserver._stop()
+    yield forkserver._forkserver
+    forkserver._forkserver._stop()
+
+
+def test_a_server_that_cannot_import_is_tried_once_and_said(server, tmp_path: Path, monkeypatch, capfd) -> None:
+    (tmp_path / "broken.py").write_text("raise ValueError('no docstring')\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
+    with Interrupts() as interrupts, pytest.raises(UserError, match=r"error above: mend the installation"):
+        fork_server.ForkServer(preload="broken").warm(interrupts)
+    assert capfd.readouterr().err.count("ValueError: no docstring") == 1
 
 
 @pytest.mark.parametrize("given", ["a file", "standard input"])
