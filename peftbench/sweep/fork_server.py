@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 PRELOAD = "peftbench.sweep.preload"
 JOIN_SECONDS = 10.0
+NOT_TOLD = 255
+"""What multiprocessing says where the server has ended without having told how a run ended; a run may say it too."""
 END_SECONDS = 1.0
 """How long a server takes to end after it has closed its connections."""
 PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)
@@ -116,20 +118,32 @@ def _refuse_broken() -> None:
     Raises:
         UserError: it has; what Python says of it is on the terminal.
     """
-    server: Any = forkserver._forkserver
+    end = _end_of(_server())
+    if end is not None and end.si_code == os.CLD_EXITED and end.si_status != 0:
+        advice = (
+            "write PYTHONOPTIMIZE=1, and python without -OO: not all packages can be imported without docstrings"
+            if sys.flags.optimize > 1
+            else "mend the installation of the package that it names, or raise the limit (ulimit -a)"
+        )
+        raise UserError(f"the process that imports for all runs ended with the error above: {advice}")
+
+
+def _server() -> int | None:
+    """Process id of the server that the last run was asked of; None: there is none."""
+    held: Any = forkserver._forkserver
+    pid: int | None = held._forkserver_pid
+    return pid
+
+
+def _end_of(server: int | None) -> os.waitid_result | None:
+    """How the server has ended, a moment after its connections have; None if it goes on."""
     deadline = time.monotonic() + END_SECONDS
-    while (pid := server._forkserver_pid) is not None:
-        end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # left for the module to find
-        if end is not None and end.si_code == os.CLD_EXITED and end.si_status != 0:
-            advice = (
-                "write PYTHONOPTIMIZE=1, and python without -OO: not all packages can be imported without docstrings"
-                if sys.flags.optimize > 1
-                else "mend the installation of the package that it names, or raise the limit (ulimit -a)"
-            )
-            raise UserError(f"the process that imports for all runs ended with the error above: {advice}")
+    while server is not None:
+        end = os.waitid(os.P_PID, server, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # left for multiprocessing to find
         if end is not None or time.monotonic() > deadline:
-            return
+            return end
         time.sleep(0.01)
+    return None
 
 
 def _nothing() -> None:
@@ -157,6 +171,7 @@ class _Forked(Process):
         self._process = process
         assert process.pid is not None
         self._pid = process.pid
+        self._server = _server()
         self._judge = judge
         self._reader: Connection | None = reader
         self._on_progress = on_progress
@@ -178,7 +193,8 @@ class _Forked(Process):
         self._end_group()  # what the run has started and left behind
         self._close()
         code = self._process.exitcode
-        return Exit(code, _signal_name(code), self._timed_out, _oom_kills() > self._oom_before, self._note)
+        lost = code == NOT_TOLD and (_server() != self._server or _end_of(self._server) is not None)
+        return Exit(code, _signal_name(code), self._timed_out, _oom_kills() > self._oom_before, self._note, lost)
 
     def kill(self, *, timed_out: bool = False) -> None:
         """See `Process.kill`."""

@@ -36,6 +36,8 @@ class Exit:
     """Whether the kernel ran out of memory meanwhile and killed something."""
     note: str | None = None
     """What the process said besides: that it could not write its record, and why."""
+    lost: bool = False
+    """Whether it was ended because the fork server that started it was."""
 
 
 def verdict(end: Exit) -> tuple[Status, str]:
@@ -44,6 +46,10 @@ def verdict(end: Exit) -> tuple[Status, str]:
         return "killed", "the run took longer than engine.timeout and was ended"
     if end.note is not None:
         return "failed", end.note
+    if end.lost and end.out_of_memory:
+        return "oom", "the kernel ran out of memory and ended the fork server that started the process"
+    if end.lost:
+        return "killed", f"the fork server that started the process was ended; see {LOG}"
     if end.signal == "SIGKILL" and end.out_of_memory:
         return "oom", "the kernel ran out of memory and ended the process (SIGKILL)"
     if end.signal is not None:

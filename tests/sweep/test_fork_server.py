@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
-from support import CONF
+from support import CONF, noop_launcher
 
 from peftbench.errors import UserError
 from peftbench.sweep import fork_server
+from peftbench.sweep.engine import carry_out_plan
 from peftbench.sweep.interrupts import Interrupts
+from peftbench.sweep.plan import Plan
 
 SCRIPT = """
 from hydra import compose, initialize_config_dir
@@ -76,6 +81,29 @@ def test_a_server_that_cannot_import_is_tried_once_and_said(server, tmp_path: Pa
     with Interrupts() as interrupts, pytest.raises(UserError, match=r"error above: mend the installation"):
         fork_server.ForkServer(preload="broken").warm(interrupts)
     assert capfd.readouterr().err.count("ValueError: no docstring") == 1
+
+
+@pytest.mark.parametrize(
+    ("kills", "status", "said"),
+    [(0, "killed", "the fork server that started the process was ended"), (1, "oom", "the kernel ran out of memory")],
+)
+def test_a_run_that_is_lost_with_its_server_is_said_to_be(
+    server, noop_points, monkeypatch, kills: int, status: str, said: str
+) -> None:
+    lost, after = noop_points("first:600", "")
+    counted = 0
+
+    def end_server() -> None:
+        nonlocal counted
+        while not (lost.folder / "starts").exists():
+            time.sleep(0.05)
+        counted = kills
+        os.kill(server._forkserver_pid, signal.SIGKILL)
+
+    monkeypatch.setattr(fork_server, "_oom_kills", lambda: counted)
+    threading.Thread(target=end_server).start()
+    first, second = carry_out_plan(Plan.of([lost, after]), noop_launcher())
+    assert (first.status, said in first.reason, second.status) == (status, True, "ok")
 
 
 @pytest.mark.parametrize("given", ["a file", "standard input"])

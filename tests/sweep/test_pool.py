@@ -27,6 +27,7 @@ ENDS = {
     "exit:3": ("failed", "SystemExit: 3"),
     "silent:0": ("failed", "exit code 0 and left no record"),
     "silent:7": ("failed", "exit code 7"),
+    "silent:255": ("failed", "exit code 255"),
     "kill:SIGKILL": ("killed", "SIGKILL"),
     "kill:SIGSEGV": ("killed", "SIGSEGV"),
     "kill:SIGTERM": ("killed", "SIGTERM"),
