@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 
 from peftbench.context import Context, prepare_process, resolve_device, seed_everything
 from peftbench.errors import UserError
+from peftbench.files import scratch
 from peftbench.inputs import Data, prepare
 from peftbench.measuring import precision
 from peftbench.measuring.energy import Energy
@@ -183,7 +183,7 @@ def save(context: Context, attached: Attached, dense_entries: int) -> None:
     run.method.save(attached, folder)
     if run.sparsity.active:
         compact_folder(folder)
-        with tempfile.TemporaryDirectory() as plain:
+        with scratch(context.folder) as plain:
             expand_folder(folder, Path(plain))
             run.method.restore(attached, Path(plain))
             saved = sparsity_of(load_file(Path(plain) / DENSE_FILE), dense_entries)

@@ -20,6 +20,7 @@ from support import ROOT, carried_out, checkpoint, options, pruning, write_corpu
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from peftbench import run as running
 from peftbench.bench.contenders import ready
 from peftbench.bench.workloads import TINY, Case
 from peftbench.context import Context
@@ -141,6 +142,20 @@ def test_every_hybrid_runs_and_reaches_its_target(tiny_run, method: str, sparsit
     saved = {path.name for path in (folder / "adapter").iterdir()}
     kind = "adapter_model.safetensors" if sparsity == "structured" else "adapter_model.compact.safetensors"
     assert kind in saved
+
+
+def test_a_disk_for_temporary_files_without_room_loses_no_training(tiny_run, tmp_path, monkeypatch) -> None:
+    held = running.save
+
+    def save(*arguments) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+            held(*arguments)
+
+    monkeypatch.setattr(running, "save", save)
+    record, folder = carried_out(tiny_run("method=sparse_lora", "sparsity=magnitude", "trainer.max_steps=2"))
+    assert "sparsity/achieved" in record.metrics
+    assert {path.name for path in folder.iterdir()} == {"adapter", "predictions.parquet"}
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "bert"])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError
+from peftbench.files import clear_scratch
 from peftbench.record import FILE, Record, Status, read, write_atomically
 from peftbench.sweep.grid import Point
 
@@ -98,6 +99,7 @@ def begin(point: Point) -> str | None:
         for name in (FILE, CONFIG):
             for left in point.folder.glob(f".{name}.*"):
                 left.unlink(missing_ok=True)
+        clear_scratch(point.folder)
         path = point.folder / FILE
         held = read(point.folder)
         if held is None and path.exists():
