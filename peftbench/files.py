@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 SCRATCH = ".scratch-"
@@ -21,3 +23,18 @@ def clear_scratch(folder: Path) -> None:
     """Remove what a killed process has left of `scratch`."""
     for left in folder.glob(f"{SCRATCH}*"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def new_mode() -> int:
+    """The mode that the umask gives a new file; temporary files, and those of safetensors, are their owner's only."""
+    os.umask(mask := os.umask(0o077))
+    return 0o666 & ~mask
+
+
+def share(path: Path) -> None:
+    """Let whom the umask says read a file, or all files below a folder, as far as the disk allows."""
+    mode = new_mode()
+    for file in (path, *path.rglob("*")):
+        if file.is_file() and (old := file.stat().st_mode & 0o777) | mode != old:
+            with suppress(OSError):  # of others, or on a disk that has no modes
+                file.chmod(old | mode)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.console import print_anything
 from peftbench.errors import UserError
+from peftbench.files import share
 from peftbench.models.selfmade import PROVENANCE
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ def _write(out: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+        share(folder)
         os.replace(folder, out)
 
 

@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 
 import orjson
 
+from peftbench.files import new_mode
+
 SCHEMA_VERSION = 1
 Status = Literal["ok", "skipped", "pruned", "oom", "failed", "killed"]
 STATUSES = get_args(Status)
@@ -137,8 +139,7 @@ def _mode(path: Path) -> int:
     try:
         return path.stat().st_mode & 0o777
     except OSError:
-        os.umask(mask := os.umask(0o077))
-        return 0o666 & ~mask
+        return new_mode()
 
 
 def read(folder: Path | str) -> Record | None:

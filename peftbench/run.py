@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from peftbench.context import Context, prepare_process, resolve_device, seed_everything
 from peftbench.errors import UserError
-from peftbench.files import scratch
+from peftbench.files import scratch, share
 from peftbench.inputs import Data, prepare
 from peftbench.measuring import precision
 from peftbench.measuring.energy import Energy
@@ -192,6 +192,7 @@ def save(context: Context, attached: Attached, dense_entries: int) -> None:
             record.metrics["sparsity/target"] = target
     else:
         run.method.restore(attached, folder)
+    share(folder)
     record.metrics |= {**parameter_counts(attached), **file_bytes(folder)}
 
 

@@ -12,6 +12,7 @@ from support import write_sentences
 
 from peftbench import pretrain
 from peftbench.errors import UserError
+from peftbench.files import new_mode
 from peftbench.models.pretrained import weights_hash
 from peftbench.record import read_sweep
 from peftbench.report import sweep, view
@@ -58,6 +59,10 @@ def test_it_has_learned_more_than_how_often_tokens_are(made, reviews) -> None:
 def test_the_same_seed_gives_the_same_weights(made, reviews, tmp_path) -> None:
     pretrain.main(["--dataset-path", str(reviews), "--out", str(tmp_path / "again"), *SMALL])
     assert weights_hash(tmp_path / "again") == weights_hash(made)
+
+
+def test_its_files_are_for_whom_the_umask_says(made) -> None:
+    assert {path.stat().st_mode & 0o777 for path in made.iterdir()} == {new_mode()}
 
 
 def test_unigram_perplexity_is_that_of_the_shares() -> None:

@@ -35,6 +35,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from peftbench.errors import UserError
+from peftbench.files import share
 
 FORMAT = "peftbench-compact-1"
 DENSE_FILE = "adapter_model.safetensors"
@@ -187,6 +188,7 @@ def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, temporary, metadata)
+        share(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from peftbench.data.splits import hash_texts
+from peftbench.files import share
 from peftbench.places import cache_folder
 from peftbench.tasks.base import Encoded
 
@@ -180,6 +181,7 @@ def _write(path: Path, ragged: Ragged) -> None:
             temporary = file.name
             held = {name: np.asarray(part) for name, part in ragged._asdict().items() if part is not None}
             np.savez(file, allow_pickle=False, **held)
+        share(Path(temporary))
         os.replace(temporary, path)
     except OSError as error:
         log.warning("token cache %s cannot be written: %s", path, error)

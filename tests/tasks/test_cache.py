@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from peftbench.data.base import Split
+from peftbench.files import new_mode
 from peftbench.tasks.cache import Ragged, _read, _write, tokenizer_identity
 from peftbench.tasks.classification import SequenceClassification
 
@@ -46,6 +47,11 @@ def test_a_split_is_tokenized_in_one_call_and_once(cache_folder, tokenizer, call
     assert first.truncated == again.truncated == 1
     assert [path.suffix for path in cache_folder.iterdir()] == [".npz"]
     assert (first.tokens.dtype, first.offsets.dtype, first.ids.dtype) == (np.int32, np.int64, np.int64)
+
+
+def test_a_cache_that_several_use_is_for_whom_the_umask_says(cache_folder, tokenizer):
+    TASK.encode(SPLIT, tokenizer, train=True)
+    assert {path.stat().st_mode & 0o777 for path in cache_folder.iterdir()} == {new_mode()}
 
 
 def test_a_tokenizer_used_otherwise_before_hits(cache_folder, calls, word_tokenizer):
