@@ -164,6 +164,11 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except FileExistsError as error:
+        raise UserError(
+            f"{error.filename or path} is no folder (a file, or a link to nothing): move it away, or write "
+            "output_dir=FOLDER"
+        ) from error
     except OSError as error:
         where = error.filename or path
         raise UserError(

@@ -179,10 +179,11 @@ def test_a_record_that_cannot_be_read_is_kept_aside(noop_points, capsys) -> None
     assert "record.corrupt.json" in capsys.readouterr().out
 
 
-def test_a_folder_that_cannot_be_written_is_said_before_the_first_run(noop_points) -> None:
+@pytest.mark.parametrize("place", [lambda path: path.write_text("in the way"), lambda path: path.symlink_to("nothing")])
+def test_a_folder_that_cannot_be_written_is_said_before_the_first_run(noop_points, place) -> None:
     (point,) = noop_points("")
-    point.folder.parent.write_text("in the way")
-    with pytest.raises(UserError, match="output_dir"):
+    place(point.folder.parent)
+    with pytest.raises(UserError, match=r"is no folder .* output_dir"):
         carried_out([point])
 
 
