@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -35,6 +35,9 @@ class Component(BaseModel):
     """One option of one axis: frozen, strictly typed, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Fields that this class has from its base and no use for: other values than their defaults are refused."""
 
     name: Label
     """The label of this option in run ids, tables and Weights & Biases."""

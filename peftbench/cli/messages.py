@@ -98,10 +98,11 @@ def _options(error: BaseException) -> list[str]:
 def _left_out(parent: DictConfig, group: str, key: str) -> list[str]:
     """How an option is written that the class of a component has, and its file does not name."""
     try:
-        fields = find(Component, str(parent.get("_target_"))).model_fields
+        kind = find(Component, str(parent.get("_target_")))
     except UserError:
         return []
-    return [f"its file leaves {key} out: write +{group}.{key}=VALUE"] if key in fields else []
+    written = key in kind.model_fields and key not in kind.unused
+    return [f"its file leaves {key} out: write +{group}.{key}=VALUE"] if written else []
 
 
 def _of_a_part(key: str) -> list[str]:

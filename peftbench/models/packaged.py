@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftbench.errors import UserError
 from peftbench.models.pretrained import Pretrained, weights_hash
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class Packaged(Pretrained):
     """A checkpoint in the folder ``folder`` of the installed package ``package``."""
 
+    unused: ClassVar[tuple[str, ...]] = ("id", "revision")
     id: str = ""
     package: str
     folder: str

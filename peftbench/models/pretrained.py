@@ -41,6 +41,16 @@ class Pretrained(Model):
         return named(fields, str(source)) if source else fields
 
     @model_validator(mode="after")
+    def _no_part_of_the_hub_ignored(self) -> Pretrained:
+        for name in self.unused:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} is for models of the hub, and {self.name} is none: leave it out, or write "
+                    "model=pretrained model.id=OWNER/NAME"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _source_is_there(self) -> Pretrained:
         # Checked while composing: what is not on this machine must not cost a started run.
         _ = self.source

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftbench.errors import UserError
 from peftbench.models.pretrained import Pretrained, weights_hash
@@ -19,6 +19,7 @@ PROVENANCE = "provenance.json"
 class SelfMade(Pretrained):
     """What ``python -m peftbench.pretrain`` wrote to the folder ``path``."""
 
+    unused: ClassVar[tuple[str, ...]] = ("id", "revision")
     id: str = ""
     path: str
 

@@ -76,6 +76,9 @@ def test_an_option_that_a_file_leaves_out_is_written_with_a_plus(tmp_path: Path)
     done = peftbench("--config-dir", str(own.parent), "dataset=mine", "dataset.max_length=16", cwd=tmp_path)
     assert done.returncode == 2
     assert "its file leaves max_length out: write +dataset.max_length=VALUE" in done.stderr
+    unused = peftbench("model=minilm", "model.revision=v9", cwd=tmp_path).stderr
+    assert "revision is an option of model=bert, model=distilbert" in unused
+    assert "+model.revision" not in unused, "it would be refused"
 
 
 def test_the_version_is_ours(tmp_path: Path) -> None:

