@@ -41,6 +41,9 @@ class Hub(Columns):
             raise ValueError(
                 "write dataset.id=OWNER/NAME for one of the hub, or dataset.path=DIR for what save_to_disk wrote"
             )
+        if fields.get("name") is None and fields.get("path") and fields.get("id"):
+            # Where there is a name, it is a file's that says what id is, and path has a copy of that.
+            raise ValueError("id is of the hub, and path is a folder instead: write one of them")
         part = fields.get("config")
         if part and fields.get("path"):
             raise ValueError("config chooses a part of a hub's data set, and path is a part already: write one of them")

@@ -38,6 +38,9 @@ class Pretrained(Model):
         source = fields.get("path") or fields.get("id", cls.model_fields["id"].default)
         if source is None:
             raise ValueError("write model.id=OWNER/NAME for one of the hub, or model.path=DIR for a local one")
+        if fields.get("name") is None and fields.get("path") and fields.get("id"):
+            # Where there is a name, it is a file's that says what id is, and path has a copy of that.
+            raise ValueError("id is of the hub, and path is a folder instead: write one of them")
         return named(fields, str(source)) if source else fields
 
     @model_validator(mode="after")
@@ -48,6 +51,8 @@ class Pretrained(Model):
                     f"{name} is for models of the hub, and {self.name} is none: leave it out, or write "
                     "model=pretrained model.id=OWNER/NAME"
                 )
+        if self.path is not None and self.revision != type(self).model_fields["revision"].default:
+            raise ValueError("revision is one of the hub's, and path is a folder instead: write model.revision=main")
         return self
 
     @model_validator(mode="after")

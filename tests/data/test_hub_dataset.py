@@ -138,6 +138,7 @@ def test_a_data_set_without_train_is_answered(monkeypatch):
         ({}, "write dataset.id=OWNER/NAME .* or dataset.path=DIR"),
         ({"id": "https://huggingface.co/datasets/glue"}, "id\n.*match pattern"),
         ({"path": ".", "config": "cola"}, "path is a part already"),
+        ({"path": ".", "id": "nyu-mll/glue"}, "id is of the hub, and path is a folder instead: write one of them"),
         ({"path": "."}, "no dataset_dict.json or dataset_info.json there, .* write dataset=text"),
     ],
 )

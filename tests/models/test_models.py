@@ -150,6 +150,16 @@ def test_a_checkpoint_without_a_name_is_called_by_its_source(tmp_path: Path, mon
         Pretrained(name="mine")
 
 
+def test_a_folder_is_not_written_with_an_id_or_a_revision(tmp_path: Path) -> None:
+    """They would be hashed, and change nothing; the id of a model that has a file is what the folder is a copy of."""
+    (tmp_path / "config.json").touch()
+    with pytest.raises(ValidationError, match="id is of the hub, and path is a folder instead: write one of them"):
+        Pretrained(name=None, id="bert-base-uncased", path=str(tmp_path))
+    with pytest.raises(ValidationError, match=r"path is a folder instead: write model\.revision=main"):
+        Pretrained(path=str(tmp_path), revision="v9")
+    assert Pretrained(name="bert", id="bert-base-uncased", path=str(tmp_path)).source == str(tmp_path)
+
+
 def test_a_local_folder_gives_the_weights_that_are_in_it(tmp_path: Path) -> None:
     source = tiny("distilbert").build(Classes(), {}).model
     source.save_pretrained(tmp_path)
