@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftConfig, PeftModel
 
-    from peftbench.config import RunConfig
+    from peftbench.config import Rank, RunConfig
     from peftbench.methods.base import Attached
     from peftbench.methods.injection import Sites
     from peftbench.models.base import Loaded
@@ -39,7 +39,7 @@ class Peft(Tuner):
     """A class of PEFT such as ``LoHaConfig``."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of that class."""
-    rank_args: dict[str, float] | None = None
+    rank_args: dict[str, Annotated[float, Field(gt=0, le=4096)]] | None = None
     """Arguments that follow ``rank``, each as a multiple of it; null for a tuner without a rank."""
     alpha_arg: str | None = None
     """The argument that alpha goes to; null for a tuner without one, which then has no use for rank.alpha_ratio."""
@@ -60,6 +60,11 @@ class Peft(Tuner):
             return f"method={self.name} has one rank for all layers: leave rank.pattern empty"
         if run.rank is not None and run.rank.alpha is not None and not self.uses_alpha:
             return f"method={self.name} has no alpha: write rank=default"
+        if run.rank is not None and (none := [name for name, number in self._ranks(run.rank).items() if number < 1]):
+            return (
+                f"method.rank_args.{none[0]} makes {none[0]}=0 of rank {run.rank.value}: "
+                f"write method.rank_args.{none[0]}=1, or a larger rank"
+            )
         return super().conflict(run)
 
     def sites(self, loaded: Loaded) -> Sites:
@@ -159,6 +164,10 @@ class Peft(Tuner):
             told.append(f"write method.alpha_arg={next((name for name in names if name in known), 'null')}")
         return [*told, f"it has {_join(known)}"]
 
+    def _ranks(self, rank: Rank) -> dict[str, int]:
+        """What follows ``rank``: the nearest whole number to each multiple of it, which may be 0."""
+        return {name: round(ratio * rank.value) for name, ratio in (self.rank_args or {}).items()}
+
     def _settled(self, known: set[str], sites: Sites, run: RunConfig) -> dict[str, Any]:
         """Arguments that follow from the rest of the run."""
         settled: dict[str, Any] = {"target_modules": sites.targets}
@@ -167,7 +176,7 @@ class Peft(Tuner):
         if "total_step" in known:
             settled["total_step"] = UNKNOWN_YET
         if run.rank is not None:
-            settled |= {name: max(1, round(ratio * run.rank.value)) for name, ratio in (self.rank_args or {}).items()}
+            settled |= self._ranks(run.rank)
             settled |= {self.alpha_arg: run.rank.scale * run.rank.value} if self.alpha_arg else {}
         return settled
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import PeftModel
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from peftbench.errors import UserError
@@ -48,6 +49,21 @@ def test_rank_and_alpha_reach_the_tuner(base: Base):
     config = base.attach(bases.method("adalora"), bases.run(value=6)).model.peft_config["default"]
     assert (config.target_r, config.init_r, config.lora_alpha) == (6, 9, 9.0)
     assert base.attach(bases.method("dora")).model.peft_config["default"].use_dora
+
+
+@pytest.mark.parametrize("ratio", [0, -1, 1e30, float("inf"), float("nan")])
+def test_a_multiple_of_the_rank_that_is_none_is_refused(ratio: float):
+    with pytest.raises(ValidationError, match=r"rank_args\.r\n"):
+        bases.method("vera", rank_args={"r": ratio})
+
+
+def test_a_rank_that_its_multiple_rounds_to_nothing_is_a_conflict():
+    """It was rank 1, under the label of another."""
+    method = bases.method("vera", rank_args={"r": 0.125})
+    assert method.conflict(bases.run(value=8)) is None
+    assert method.conflict(bases.run(value=4)) == (
+        "method.rank_args.r makes r=0 of rank 4: write method.rank_args.r=1, or a larger rank"
+    )
 
 
 def test_what_a_tuner_would_ignore_is_a_conflict():
