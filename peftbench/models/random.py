@@ -32,7 +32,7 @@ class Random(Model):
     intermediate_size: int = Field(ge=2)
     vocab_size: int = Field(ge=261)
     max_positions: int = Field(ge=8)
-    init_seed: int = Field(ge=0)
+    init_seed: int = Field(ge=0, lt=2**31)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Random:

@@ -84,6 +84,12 @@ def test_the_byte_tokenizer_takes_any_text(text: str) -> None:
     assert all(5 <= token < 261 for token in ids)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**31, 99999999999999999999])
+def test_a_seed_that_no_generator_takes_is_said_while_composing(seed: int) -> None:
+    with pytest.raises(ValidationError, match="init_seed"):
+        tiny("bert", init_seed=seed)
+
+
 def test_heads_must_divide_the_hidden_size() -> None:
     with pytest.raises(ValueError, match="multiple of"):
         tiny("bert", heads=3)
