@@ -10,9 +10,10 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from peftbench.errors import UserError
 
@@ -31,10 +32,41 @@ Label = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_checke
 """A name that becomes part of a folder's."""
 
 
-class Component(BaseModel):
-    """One option of one axis: frozen, strictly typed, and unknown keys are errors."""
+class Checked(BaseModel):
+    """A part of a configuration: frozen, typed, unknown keys are errors, and true is no number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_not_one(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic would take it for 1.0, and for 1.
+        if any(isinstance(leaf, bool) for leaf in _leaves(value)):
+            types = set(_types(cls.model_fields[str(info.field_name)].annotation))
+            if types & {int, float} and not types & {bool, Any}:
+                raise ValueError("true and false are no numbers: write one")
+        return value
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """A value, or what is in it."""
+    if isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _types(annotation: Any) -> Iterator[type]:
+    """The types that an annotation is made of."""
+    if isinstance(annotation, type):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _types(part)
+
+
+class Component(Checked):
+    """One option of one axis."""
 
     unused: ClassVar[tuple[str, ...]] = ()
     """Fields that this class has from its base and no use for: other values than their defaults are refused."""

@@ -10,9 +10,9 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 
-from peftbench.component import Component, Label
+from peftbench.component import Checked, Component, Label
 from peftbench.data.base import Dataset
 from peftbench.errors import UserError
 from peftbench.methods.base import Method
@@ -21,10 +21,8 @@ from peftbench.sparsity.base import Sparsity
 from peftbench.tracking.base import Tracker
 
 
-class Section(BaseModel):
-    """A fixed part of the configuration: frozen, typed, unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class Section(Checked):
+    """A fixed part of the configuration."""
 
 
 class Rank(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 from support import options, pruning
@@ -39,6 +40,13 @@ def test_every_yaml_composes(compose, group: str, option: str, sentences, tmp_pa
         (["trainer.precision=fp8"], "trainer.precision"),
         (["method=sparse_lora", "sparsity.ratio=1.5"], "sparsity.ratio"),
         (["trainer.batch_size=many"], "trainer.batch_size"),
+        (["trainer.lr=true"], "trainer.lr: true and false are no numbers: write one (got True)"),
+        (["seed=false"], "seed: true and false are no numbers"),
+        (["engine.timeout=true"], "engine.timeout: true and false are no numbers"),
+        (["model=tiny", "model.init_seed=true"], "model.init_seed: true and false are no numbers"),
+        (["trainer.betas=[true,0.9]"], "trainer.betas: true and false are no numbers"),
+        (["rank.pattern={query:true}"], "rank.pattern: true and false are no numbers"),
+        (["method=vera", "method.rank_args.r=true"], "method.rank_args: true and false are no numbers"),
         (["device=gpu"], "device"),
         (["sweep=a/b"], "sweep: only letters, digits"),
         (["method.name=a/b"], "method.name: only letters, digits"),
@@ -51,9 +59,15 @@ def test_every_yaml_composes(compose, group: str, option: str, sentences, tmp_pa
     ],
 )
 def test_wrong_values_are_named(compose, overrides: list[str], said: str) -> None:
-    with pytest.raises(UserError, match=said.replace(".", r"\.")) as caught:
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
         compose(*overrides)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_may_be_true_may_be_true_and_numbers_may_be_written_as_text(compose) -> None:
+    assert compose("trainer.compile=true").trainer.compile
+    assert compose("method=dora", "+method.args.init_lora_weights=true").method.args["init_lora_weights"]
+    assert compose("trainer.lr='0.1'", "trainer.batch_size='4'").trainer.batch_size == 4
 
 
 def test_hash_is_over_what_decides(compose) -> None:

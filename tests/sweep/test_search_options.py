@@ -27,6 +27,7 @@ def test_the_evaluation_split_is_no_objective(start, runner) -> None:
     ("options", "message"),
     [
         ({"n_trials": 0}, "hydra.sweeper.n_trials"),
+        ({"n_trials": True}, "hydra.sweeper.n_trials: true and false are no numbers"),
         ({"sampler": "magic"}, "hydra.sweeper.sampler"),
         ({"objectives": []}, "hydra.sweeper.objectives"),
         ({"objectives": [ACCURACY, ACCURACY]}, "once"),

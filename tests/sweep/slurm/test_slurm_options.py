@@ -30,6 +30,7 @@ def peftbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     ("changed", "said"),
     [
         ({"time": 0}, "hydra.launcher.time"),
+        ({"time": True}, "hydra.launcher.time: true and false are no numbers"),
         ({"gpus": 2}, "one GPU at most"),
         ({"gpus": "a100"}, "TYPE:1"),
         ({"gpus": "a100:4"}, "TYPE:1"),
