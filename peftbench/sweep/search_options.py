@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from peftbench.config import Section
 from peftbench.errors import UserError
 from peftbench.glossary import misspelt
 from peftbench.record import Record
 from peftbench.sweep.search_space import Choice, Space
+from peftbench.sweep.sweeper_options import SweeperOptions
 
 VALIDATION = "validation/"
 EVALUATION = "quality/"
@@ -124,7 +124,7 @@ def figures_of(record: Record) -> dict[str, float]:
     return {name: float(v) for name, v in {**measured, **validated}.items() if isinstance(v, int | float)}
 
 
-class SearchOptions(Section):
+class SearchOptions(SweeperOptions):
     """How to search; what to vary is in ``params`` and on the command line."""
 
     params: dict[str, Any] | None
@@ -133,15 +133,14 @@ class SearchOptions(Section):
     pruner: Literal["none", "median", "hyperband", "asha"] = "none"
     seed: int = Field(ge=0, lt=2**31)
     objectives: list[Objective] = Field(min_length=1)
-    where: str | None = None
     constraints: list[Constraint] = Field(default_factory=list)
     storage: str | None = Field(min_length=1)
 
     @field_validator("constraints", mode="before")
     @classmethod
     def _read_constraints(cls, value: Any) -> Any:
-        items = [value] if isinstance(value, str) else value or []
-        return [Constraint.read(item) if isinstance(item, str) else item for item in items]
+        items = [] if value is None else value if isinstance(value, list | tuple) else [value]
+        return [item if isinstance(item, Constraint) else Constraint.read(str(item)) for item in items]
 
     @model_validator(mode="after")
     def _each_objective_once(self) -> SearchOptions:
@@ -149,19 +148,6 @@ class SearchOptions(Section):
         if len(set(metrics)) < len(metrics):
             raise ValueError("objectives: each metric may be given once")
         return self
-
-    @classmethod
-    def load(cls, mapping: Mapping[str, Any]) -> SearchOptions:
-        """Check the sweeper's options.
-
-        Raises:
-            UserError: one line per wrong option, with its dotted name.
-        """
-        plain = OmegaConf.to_container(OmegaConf.create(dict(mapping)), resolve=True)
-        try:
-            return cls.model_validate(plain)
-        except ValidationError as error:
-            raise UserError("\n".join(_explain(item) for item in error.errors())) from None
 
     def identity(self, space: Space, hashes: Sequence[str]) -> dict[str, Any]:
         """What makes two searches the same one: trials of another one must not be compared with ours.
@@ -203,13 +189,3 @@ class SearchOptions(Section):
                 f"pruner={self.pruner}: {self.objectives[0].metric} is known only at the end of a run; "
                 "write pruner=none, or an objective that is reported meanwhile, such as validation/accuracy"
             )
-
-
-def _explain(item: Any) -> str:
-    name = ".".join(["hydra.sweeper", *map(str, item["loc"])])
-    message = (
-        item["msg"].removeprefix("Value error, ").replace("Extra inputs are not permitted", "there is no such option")
-    )
-    given = item.get("input")
-    shown = "" if isinstance(given, dict | list) or item["type"] == "value_error" else f" (got {given!r})"
-    return f"{name}: {message}{shown}"

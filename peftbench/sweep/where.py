@@ -47,7 +47,7 @@ class Where:
         try:
             self._root = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError) as error:
-            raise UserError(f"{OPTION}: {text!r} is no expression ({error}): {_HELP}") from None
+            raise UserError(f"{OPTION}: {text!r} is no expression ({error}): {HELP}") from None
         _check(self._root, text)
         self._names = list(_names(self._root))
 
@@ -78,7 +78,7 @@ class Where:
             raise UserError(f"{OPTION}: {self.text!r} cannot be said of {run.run_id}: {error}") from None
 
 
-_HELP = "write, for example, \"not (method == 'full' and rank > 8)\""
+HELP = "write, for example, \"not (method == 'full' and rank > 8)\""
 _ABSENT = object()
 _ALLOWED = (
     ast.BoolOp,
@@ -111,7 +111,7 @@ def _check(root: ast.expr, text: str) -> None:
         if not isinstance(node, _ALLOWED):
             raise UserError(
                 f"{OPTION}: {text!r} has a {type(node).__name__} in it; there are axes, options, numbers, text, "
-                f"comparisons, in, and, or, not, + - * / // %: {_HELP}"
+                f"comparisons, in, and, or, not, + - * / // %: {HELP}"
             )
 
 

@@ -19,7 +19,7 @@ from peftbench.errors import UserError
 
 if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
-    from omegaconf import DictConfig, ListConfig
+    from omegaconf import DictConfig
 
 
 class SweepsSearchPath(SearchPathPlugin):
@@ -38,9 +38,9 @@ class PeftbenchSweeper(Sweeper):
 
     def __init__(
         self,
-        params: DictConfig | ListConfig | None = None,
-        where: str | None = None,
-        zip: ListConfig | None = None,
+        params: Any = None,
+        where: Any = None,
+        zip: Any = None,
         **search: Any,
     ) -> None:
         """``search`` are the options that only a search has (``hydra/sweeper=optuna``); without them it is a grid."""
@@ -59,23 +59,21 @@ class PeftbenchSweeper(Sweeper):
         from peftbench.sweep.command import carry_out
         from peftbench.sweep.grid import grid_points, meeting
         from peftbench.sweep.slurm.options import chosen
+        from peftbench.sweep.sweeper_options import GridOptions
 
         assert self.hydra_context is not None
         refuse_ignored(self.config.hydra, multirun=True)
         loader: Any = self.hydra_context.config_loader
-        params: Any = self.params
         launcher = chosen(self.config.hydra.launcher)
         if self.search:
             from peftbench.sweep import search
 
             if self.zip:
                 raise UserError("hydra.sweeper.zip is for grids: a search samples each dimension by itself")
-            options = {"params": params, "where": self.where, **self.search}
+            options = {"params": self.params, "where": self.where, **self.search}
             search.carry_out(loader, self.config, options, arguments, launcher)
         else:
-            groups = list(self.zip or ())
-            # One group of axes may be written without the list around it.
-            zipped = [groups] if groups and all(isinstance(name, str) for name in groups) else map(list, groups)
-            points = grid_points(loader, self.config, params, arguments, list(zipped))
-            kept = meeting(points, self.where)
+            grid = GridOptions.load({"params": self.params, "where": self.where, "zip": self.zip})
+            points = grid_points(loader, self.config, grid.params, arguments, grid.zip)
+            kept = meeting(points, grid.where)
             carry_out(kept, left_out=len(points) - len(kept), launcher=launcher)
