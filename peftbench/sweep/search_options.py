@@ -160,6 +160,8 @@ class SearchOptions(SweeperOptions):
         bounds = [str(constraint) for constraint in self.constraints]
         return {
             **({"constraints": bounds} if bounds else {}),
+            # Trials that another condition left out would not be tried again, and one that this leaves out be the best.
+            **({} if self.where is None else {"where": self.where}),
             "dimensions": space.describe(),
             "objectives": [objective.model_dump() for objective in self.objectives],
             "configuration": hashlib.sha256("".join(hashes).encode()).hexdigest(),

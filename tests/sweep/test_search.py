@@ -164,6 +164,9 @@ def test_trials_of_another_search_are_not_mixed_in(start, runner, quick) -> None
             start(*SPACE, "trainer.epochs=2", *more, n_trials=4)
     with pytest.raises(UserError, match="objectives"):
         start(*SPACE, objectives=[ACCURACY, MEMORY], n_trials=4)
+    for more in ((), ("engine.dry_run=true",)):
+        with pytest.raises(UserError, match=r"2 trials of a search with another where: write sweep=NAME"):
+            start(*SPACE, *more, n_trials=4, where="rank < 8")
     assert start(*SPACE, n_trials=3, sampler="random", seed=5) == 0
 
 
