@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Quote, QuotedString, Sweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
@@ -24,6 +24,7 @@ _VALUED |= {"--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd
 _PATHS = {"path", "output_dir"}
 DRY = ("engine.dry_run=true", "engine.dry_run=True")
 """What a command that is listed is not to have."""
+_FUNCTION = re.compile(r"\b(range|interval|choice|glob)\(")
 _SWEEPS = re.compile(r"^(range|interval|choice|tag|sort|shuffle|int)\(.*\)$")
 
 _SPECIAL = re.compile(r"[\\()\[\]{}:=, \t]")
@@ -39,9 +40,11 @@ def rewrite(arguments: Iterable[str]) -> list[str]:
     grammar cannot read (``~/my.csv``, ``données.csv``) is put into the quotes that it wants.
 
     Raises:
-        UserError: several options of one group are written as a list, of which Hydra would take the last.
+        UserError: several options of one group are written as a list, of which Hydra would take the last, or a range
+            stands among other values, which Hydra reads and then cannot compose.
     """
-    return [f"++{argument}" if argument.startswith(_OPEN) else _path(_rank(_one(argument))) for argument in arguments]
+    looked_at = (_alone(_one(argument)) for argument in arguments)
+    return [f"++{argument}" if argument.startswith(_OPEN) else _path(_rank(argument)) for argument in looked_at]
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
@@ -61,6 +64,17 @@ def _one(argument: str) -> str:
     if value.startswith("[") and (CONF / key.strip("+ ")).is_dir():
         several = re.sub(r"[^\w,]", "", value)
         raise UserError(f"{argument} is a list, of which Hydra would take the last: write {key}={several} for a grid")
+    return argument
+
+
+def _alone(argument: str) -> str:
+    if _FUNCTION.search(argument) and _is_read(argument):
+        override = OverridesParser.create().parse_override(argument)
+        value = override.value()
+        values = value.list if isinstance(value, ChoiceSweep) else value
+        if isinstance(values, list) and any(isinstance(item, Sweep | Glob) for item in values):
+            key = override.get_key_element()
+            raise UserError(f"{argument}: a function stands alone, not among other values: write {key}=a,b,c with all")
     return argument
 
 

@@ -166,13 +166,19 @@ def _refuse_axes_without_effect(overrides: Iterable[Override]) -> None:
 
 
 def _refuse_ignored(point: Point) -> None:
-    if ignored := [text for text in point.overrides if _is_ignored(point.run, text)]:
+    if any(_is_ignored(point.run, text) for text in point.overrides):
         what = "rank" if point.run.rank is None else "alpha"
-        raise UserError(f"method={point.run.method.name} has no {what}: leave {ignored[0]} out")
+        # An alpha is not ignored but a conflict, which the same sentence is to mend.
+        ignored = [t for t in point.overrides if _is_ignored(point.run, t) or _name(t) == "rank.alpha"]
+        raise UserError(f"method={point.run.method.name} has no {what}: leave {' and '.join(ignored)} out")
+
+
+def _name(override: str) -> str:
+    return override.lstrip("+").partition("=")[0]
 
 
 def _is_ignored(run: RunConfig, override: str) -> bool:
-    name = override.lstrip("+").partition("=")[0]
+    name = _name(override)
     if run.rank is None:
         return name.partition(".")[0] == "rank"
     return name == "rank.alpha_ratio" and not run.method.uses_alpha

@@ -31,6 +31,10 @@ def peftbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["method=sparse_lora", "sparsity.ratio=1.5"], "write sparsity=none for a dense adapter"),
         (["method=full", "rank=8"], "method=full has no rank: leave rank.value=8 out"),
         (["method=vera", "rank.alpha_ratio=1"], "method=vera has no alpha: leave rank.alpha_ratio=1 out"),
+        (
+            ["method=vera", "rank.alpha=4", "rank.alpha_ratio=null"],
+            "method=vera has no alpha: leave rank.alpha=4 and rank.alpha_ratio=null out",
+        ),
         (["trainer.learning_rate=1"], "that is trainer.lr here"),
         (["method.lora_alpha=16"], "that is rank.alpha (with rank.alpha_ratio=null)"),
         (["dataset.path=/nowhere"], "no such file or folder"),

@@ -29,6 +29,16 @@ def test_rank_takes_numbers_and_option_names(written: str, meant: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "written",
+    ["seed=range(0,3),7", "rank=16,range(4,9)", "method=glob(l*),full", "seed=choice(1,2),3", "seed=[range(0,3)]"],
+)
+def test_a_function_among_other_values_is_said(written: str) -> None:
+    key = written.partition("=")[0]
+    with pytest.raises(UserError, match=rf"a function stands alone, .*: write {key}=a,b,c with all"):
+        rewrite([written])
+
+
+@pytest.mark.parametrize(
     ("written", "meant"),
     [
         ("method=lora -m seed=0,1", "-m method=lora seed=0,1"),
