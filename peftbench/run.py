@@ -166,6 +166,7 @@ def train(context: Context, data: Data, attached: Attached, hooks: Sequence[Hook
         record.data["notes"].append(
             f"trainer.max_steps={most} is more than trainer.epochs={run.trainer.epochs:g} has: {trained.steps} steps"
         )
+    record.data["notes"] += trained.notes
     record.decisions = trained.decisions
     return trained
 

@@ -138,6 +138,7 @@ def test_every_hybrid_runs_and_reaches_its_target(tiny_run, method: str, sparsit
     written = [part if "=" in part else f"method={part}" for part in method.split()]
     record, folder = carried_out(tiny_run(*written, f"sparsity={sparsity}", "trainer.max_steps=8", "rank=4"))
     assert record.metrics["sparsity/target"] == 0.5
+    assert any("so write sparsity.interval=1 instead of 10" in note for note in record.data["notes"])
     assert record.metrics["sparsity/achieved"] == pytest.approx(0.5, abs=0.01)
     saved = {path.name for path in (folder / "adapter").iterdir()}
     kind = "adapter_model.safetensors" if sparsity == "structured" else "adapter_model.compact.safetensors"

@@ -116,6 +116,20 @@ class PruningHook(Hook, ABC):
         """Whether the target is reached: only then does a checkpoint have the sparsity that it is reported with."""
         return step >= self.plan.final
 
+    def notes(self) -> list[str]:
+        """That a gradual schedule was none, because the training is too short for its interval."""
+        plan, interval = self.plan, self.sparsity.interval
+        if self.sparsity.schedule != "gradual" or plan.updates > 1:
+            return []
+        between = plan.final - plan.first
+        told = f"sparsity.schedule=gradual pruned once, after step {plan.final + 1}, as oneshot does"
+        if between < 2:
+            return [f"{told}: the training is too short for more"]
+        less = max(1, between // 5)
+        return [
+            f"{told}: from start to end are {between} steps, so write sparsity.interval={less} instead of {interval}"
+        ]
+
     @abstractmethod
     def prune(self, ratio: float) -> None:
         """Bring the factors to sparsity ``ratio``, never undoing what was pruned before."""

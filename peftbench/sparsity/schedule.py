@@ -23,6 +23,11 @@ class Plan:
         """Whether the mask is updated after ``step``."""
         return step == self.final or (self.first <= step < self.final and (step - self.first) % self.interval == 0)
 
+    @property
+    def updates(self) -> int:
+        """How many updates of the mask prune something: that after ``first`` prunes nothing, unless it is ``final``."""
+        return 1 + sum(self.due(step) for step in range(self.first + 1, self.final))
+
     def target(self, step: int) -> float:
         """Sparsity after ``step``: ``s_t = s_f (1 - (1 - (t - t0) / (t1 - t0))^3)`` (Zhu & Gupta, 2017, s_i = 0)."""
         if step >= self.final:

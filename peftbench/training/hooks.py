@@ -50,6 +50,10 @@ class Hook:
         """Figures of this training that only the hook knows, by the glossary's names; called once after it."""
         return {}
 
+    def notes(self) -> list[str]:
+        """What a reader of this run must know, in sentences; called once after it."""
+        return []
+
     def decisions(self) -> dict[str, Any]:
         """What was decided from the data, for the record: JSON types, under a name of its own; called once after it."""
         return {}

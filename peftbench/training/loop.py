@@ -44,6 +44,7 @@ class Trained:
     history: list[dict[str, float]] = field(default_factory=list)
     selection: dict[str, Any] = field(default_factory=dict)
     decisions: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -106,6 +107,7 @@ class Loop:
         for hook in self.hooks:
             trained.metrics |= hook.metrics()
             trained.decisions |= hook.decisions()
+            trained.notes += hook.notes()
         trained.selection = best.selection
         return trained
 

@@ -11,7 +11,7 @@ from peftbench.methods.base import Attached
 from peftbench.sparsity.base import Sparsity
 from peftbench.training.hooks import Hook
 
-from .helpers import ALL, fake_run, network, options
+from .helpers import ALL, adamw, fake_run, network, options, regression, train
 
 CONF = Path(__file__).parents[2] / "conf" / "sparsity"
 YAMLS = sorted(CONF.glob("*.yaml"))
@@ -101,6 +101,29 @@ def test_wrong_options_of_contextual_say_what_to_write(changes, said):
 def test_nothing_to_prune_is_the_users_error(kind):
     with pytest.raises(UserError, match="write sparsity=none"):
         ALL[kind](**options()).hook(Attached(network().model))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "interval", "steps", "said"),
+    [
+        ("gradual", 10, 20, "gradual pruned once, after step 14, as oneshot does: from start to end are 10 steps, so"),
+        ("gradual", 10, 20, "write sparsity.interval=2 instead of 10"),
+        ("gradual", 10, 3, "gradual pruned once, after step 2, as oneshot does: the training is too short for more"),
+        ("gradual", 9, 20, None),
+        ("gradual", 10, 22, None),
+        ("oneshot", None, 20, None),
+    ],
+)
+def test_a_gradual_schedule_that_pruned_once_is_noted(schedule, interval, steps, said):
+    """The update after start has a target of 0; byte for byte it was pruning at one time, unsaid."""
+    attached = network()
+    hook = ALL["magnitude"](**options(schedule=schedule, interval=interval)).hook(attached)
+    reached = []
+    hook.prune = lambda ratio, prune=hook.prune: reached.append(ratio) or prune(ratio)
+    train(attached.model, regression(), adamw(attached), hook, steps)
+    told = hook.notes()
+    assert (len([ratio for ratio in reached if ratio]) == 1) == (bool(told) or schedule == "oneshot")
+    assert told == [] if said is None else said in told[0]
 
 
 def test_none_does_nothing():
