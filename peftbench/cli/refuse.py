@@ -55,8 +55,11 @@ def refuse_ignored(hydra: DictConfig, *, multirun: bool) -> None:
     """Look at Hydra's own part of what was composed: runs are not Hydra's jobs, but begin when it has done its work.
 
     Raises:
-        UserError: an environment for jobs, or a callback that would not be called, or too early.
+        UserError: an environment for jobs, details of a log that nothing is written to, or a callback that would not be
+            called, or too early.
     """
+    if hydra.verbose and not any(part and part.get("handlers") for part in (hydra.job_logging, hydra.hydra_logging)):
+        raise UserError("hydra.verbose has no effect: a run's log is its run.log; leave it out")
     for variable in hydra.job.env_set:
         raise UserError(f"hydra.job.env_set has no effect: write {variable}=VALUE peftbench ...")
     late = _NOT_CALLED if multirun else _TOO_EARLY

@@ -55,6 +55,8 @@ def peftbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["+hydra.job.env_set.HF_HOME=/data"], "hydra.job.env_set has no effect: write HF_HOME=VALUE peftbench ..."),
         (["-m", "+hydra.job.env_set.HF_HOME=/data", "seed=0,1"], "write HF_HOME=VALUE peftbench ..."),
         (["-cn", "search", "+hydra.job.env_set.HF_HOME=/data"], "write HF_HOME=VALUE peftbench ..."),
+        (["hydra.verbose=true"], "hydra.verbose has no effect: a run's log is its run.log"),
+        (["-m", "hydra.verbose=[peftbench]", "seed=0,1"], "hydra.verbose has no effect"),
         ([LOGGING], "its on_job_end is called before the run: add -m and write on_multirun_end"),
         (["-m", LOGGING, "seed=0,1"], "hydra.callbacks.log: its on_job_end is never called: write on_multirun_end"),
         (["-m", "tracker=none,wandb", "seed=0,1"], "tracker makes no other point"),

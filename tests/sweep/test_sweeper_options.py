@@ -16,7 +16,8 @@ def swept(**options):
 
     sweeper = PeftbenchSweeper(**{name: OmegaConf.create({"_": value})._ for name, value in options.items()})
     context = type("Context", (), {"config_loader": None})()
-    config = OmegaConf.create({"hydra": {"job": {"env_set": {}}, "callbacks": {}, "launcher": None}})
+    hydra = {"verbose": False, "job": {"env_set": {}}, "callbacks": {}, "launcher": None}
+    config = OmegaConf.create({"hydra": hydra})
     sweeper.setup(hydra_context=context, task_function=None, config=config)
     return sweeper.sweep([])
 
