@@ -1,4 +1,7 @@
-"""What the fork server imports once for all runs. Nothing here may touch CUDA or start a thread."""
+"""What the fork server imports once for all runs. Nothing here may touch CUDA or start a thread.
+
+(The one of pyarrow's allocator is told of forks, and begins anew after them.)
+"""
 
 import atexit
 import gc

@@ -180,9 +180,9 @@ def test_two_searches_in_one_folder_are_refused(start, runner, quick, tmp_path) 
     start(*SPACE, n_trials=1)
 
 
-def test_a_folder_that_cannot_be_written_is_said(start, runner, quick, tmp_path) -> None:
+def test_a_file_in_the_folder_s_place_is_said(start, runner, quick, tmp_path) -> None:
     (tmp_path / "s").write_text("in the way")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="is no folder"):
         start(*SPACE)
     assert not runner.calls
 
