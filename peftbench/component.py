@@ -43,7 +43,7 @@ class Checked(BaseModel):
         # pydantic would take it for 1.0, and for 1.
         if any(isinstance(leaf, bool) for leaf in _leaves(value)):
             types = set(_types(cls.model_fields[str(info.field_name)].annotation))
-            if types & {int, float} and not types & {bool, Any}:
+            if types & {int, float} and not any(kind in (bool, Any) or issubclass(kind, BaseModel) for kind in types):
                 raise ValueError("true and false are no numbers: write one")
         return value
 
@@ -62,7 +62,7 @@ def _types(annotation: Any) -> Iterator[type]:
     if isinstance(annotation, type):
         yield annotation
     for part in get_args(annotation):
-        yield from _types(part)
+        yield from [bool] if isinstance(part, bool) else _types(part)  # Literal[True]
 
 
 class Component(Checked):

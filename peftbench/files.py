@@ -35,6 +35,6 @@ def share(path: Path) -> None:
     """Let whom the umask says read a file, or all files below a folder, as far as the disk allows."""
     mode = new_mode()
     for file in (path, *path.rglob("*")):
-        if file.is_file() and (old := file.stat().st_mode & 0o777) | mode != old:
+        if file.is_file() and not file.is_symlink() and (old := file.stat().st_mode & 0o777) | mode != old:
             with suppress(OSError):  # of others, or on a disk that has no modes
                 file.chmod(old | mode)

@@ -23,6 +23,8 @@ TEXTS = ("memory/source",)
 FILE = "record.json"
 FINE: tuple[Status, ...] = ("ok", "skipped", "pruned")
 """Of runs that ended as they should."""
+IN_PROCESS = "in_process"
+"""In ``environment``: the run had no process of its own."""
 SOURCES = "sources"
 """In the environment: what tells the files that the run read from others, by their paths on this machine."""
 INTERRUPTED = "interrupted"

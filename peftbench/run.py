@@ -18,7 +18,7 @@ from peftbench.measuring.energy import Energy
 from peftbench.measuring.environment import describe
 from peftbench.measuring.flops import flops_per_token
 from peftbench.measuring.inference import profile_inference
-from peftbench.measuring.memory import PeakMemory, before_work
+from peftbench.measuring.memory import PeakMemory, resident
 from peftbench.measuring.sizes import base_bytes, file_bytes, parameter_counts
 from peftbench.models.frozen import hold_in
 from peftbench.sparsity.compact import DENSE_FILE, compact_folder, expand_folder, sparsity_of
@@ -54,7 +54,7 @@ def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgres
     record.environment |= describe(device, dtype)
     try:
         data = prepare(context)
-        context.baseline = before_work(device)
+        context.baseline = resident(device)
         attached = build(context, data.task)
         check(context, data, attached)
         dense_entries = parameter_counts(attached)["params/adapter"]
@@ -155,9 +155,9 @@ def train(context: Context, data: Data, attached: Attached, hooks: Sequence[Hook
         compiled(attached.model, context.device) if run.trainer.compile else None,
     )
     with (
-        context.clock("train"),
         PeakMemory(context.device, context.baseline) as memory,
         Energy(context.device) as energy,
+        context.clock("train"),
     ):
         trained = loop.run()
     record.metrics |= {**memory.metrics("train"), **energy.metrics()}
@@ -216,8 +216,8 @@ def evaluate(context: Context, data: Data, attached: Attached) -> None:
     attached.model.eval()
     batch_size = context.run.trainer.eval_batch_size
     with (
-        context.clock("eval"),
         PeakMemory(context.device, context.baseline) as memory,
+        context.clock("eval"),
         torch.no_grad(),
         context.autocast(),
     ):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
+from typing import Literal
 
 import pytest
 from support import options, pruning
 
+from peftbench.component import Checked
 from peftbench.config import RunConfig
 from peftbench.errors import UserError
 
@@ -129,3 +131,14 @@ def test_run_ids_name_the_axes(compose) -> None:
 def test_scaling_follows_the_alpha_rule(compose) -> None:
     assert compose("rank=4").rank.scale == 2.0
     assert compose("rank=fixed_alpha", "rank.value=4").rank.scale == 4.0
+
+
+def test_true_is_taken_where_a_type_has_it():
+    class Inner(Checked):
+        flag: bool
+
+    class Own(Checked):
+        either: Literal[True] | int
+        inner: Inner | float
+
+    assert Own(either=True, inner={"flag": True}).model_dump() == {"either": True, "inner": {"flag": True}}

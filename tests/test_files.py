@@ -44,9 +44,14 @@ def test_what_belongs_to_others_is_left_as_it_is(tmp_path, monkeypatch) -> None:
     def refused(path: Path, mode: int) -> None:
         raise PermissionError(1, "Operation not permitted", str(path))
 
-    (tmp_path / "theirs").touch(0o600)
+    (tmp_path / "elsewhere").touch(0o600)
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "link").symlink_to(tmp_path / "elsewhere")
+    share(tmp_path / "shared")
+    assert (tmp_path / "elsewhere").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "shared" / "theirs").touch(0o600)
     monkeypatch.setattr(Path, "chmod", refused)
-    share(tmp_path)
+    share(tmp_path / "shared")
 
 
 def test_what_is_for_nobody_else_stays_so(umask, tmp_path) -> None:

@@ -32,8 +32,8 @@ def flops_per_token(
     recomputation; element-wise work and the optimizer do not. Products with padding are in the numerator (they are
     computed) while the denominator has real tokens only. Frozen weights cost no weight gradient, as the count shows.
 
-    The model is in train mode meanwhile. Nothing is changed: modes, gradients and random-number generators are
-    afterwards what they were. Call it in the autocast context of training, with a training batch on the model's
+    The model is in train mode meanwhile. Nothing is changed: modes, gradients, buffers and random-number generators
+    are afterwards what they were. Call it in the autocast context of training, with a training batch on the model's
     device. The penalty of a sparsity is not part of it.
 
     Returns:
@@ -129,11 +129,12 @@ def _costs_nothing(func: Any) -> bool:
 
 @contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    """Train mode inside; modes, gradients and random-number generators (CPU, CUDA) are put back afterwards."""
+    """Train mode inside; modes, gradients, buffers and random-number generators (CPU, CUDA) are put back afterwards."""
     import torch
 
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]  # running means, say
     for parameter, _ in gradients:
         parameter.grad = None
     try:
@@ -142,3 +143,6 @@ def _untouched(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)

@@ -54,8 +54,8 @@ class PeakMemory:
 
     def __enter__(self) -> Self:
         settled = resident(self.device)
-        if self.baseline is None:
-            self.baseline = settled
+        if self.baseline is None or (settled is not None and settled < self.baseline):
+            self.baseline = settled  # what has gone since then would be taken from what the block needs
         if self.baseline is None or not _reset(self.device):
             self.source = None
         return self
@@ -74,17 +74,6 @@ class PeakMemory:
         return {f"memory/{phase}_peak_bytes": self.bytes, "memory/source": self.source}
 
 
-def before_work(device: torch.device) -> int | None:
-    """`resident`, with the code of all libraries that are loaded.
-
-    A forked process has none of it in its resident set, and what a run comes to execute (about 75 MB, of several
-    hundred that all processes share) would count as what its method needs. Linux before 5.14 leaves it so.
-    """
-    if device.type == "cpu":
-        _advise(CODE.finditer(_read("/proc/self/maps")), MADV_POPULATE_READ)
-    return resident(device)
-
-
 def resident(device: torch.device) -> int | None:
     """Bytes in use now, after unreachable objects and the allocator's free lists are given back.
 
@@ -99,6 +88,7 @@ def resident(device: torch.device) -> int | None:
         return None
     heap.trim()
     _let_go_of_files()
+    _bring_code_in()
     return _proc_status("VmRSS")
 
 
@@ -114,6 +104,15 @@ def _let_go_of_files() -> None:
     MiniLM 42 MiB). A mapping in which anything was written is left alone.
     """
     _advise(MAPPING.finditer(_read("/proc/self/smaps")), MADV_DONTNEED)
+
+
+def _bring_code_in() -> None:
+    """Read the code of all libraries that are loaded into the resident set.
+
+    A forked process has none of it there, and what a run comes to execute (about 75 MB, of several hundred that all
+    processes share) would count as what its method needs. Linux before 5.14 leaves it so.
+    """
+    _advise(CODE.finditer(_read("/proc/self/maps")), MADV_POPULATE_READ)
 
 
 def _advise(mappings: Iterable[re.Match[str]], advice: int) -> None:

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from peftbench.record import Record
+from peftbench.record import IN_PROCESS, Record
 
 PROVENANCE = ("data.fingerprint", "precision", "base.revision", "base.weights_sha256")
 UNKNOWN = "unknown"
@@ -71,7 +71,7 @@ def circumstances(record: Record) -> dict[str, str]:
     """What was around a run: it moves speed and memory, and with other versions or code also the rest."""
     environment = record.environment
     found = {name: environment.get(name) for name in ("threads", "jobs", "git_commit", "git_dirty")}
-    found["in_process"] = environment.get("in_process", False)
+    found[IN_PROCESS] = environment.get(IN_PROCESS, False)
     if (allocator := environment.get("allocator")) is not None:
         found["allocator"] = " ".join(f"{name}={value}" for name, value in allocator.items()) or "default"
     found |= {name: _part(environment, "versions").get(name) for name in ENGINES}

@@ -124,7 +124,7 @@ class PruningHook(Hook, ABC):
         between = plan.final - plan.first
         told = f"sparsity.schedule=gradual pruned once, after step {plan.final + 1}, as oneshot does"
         if between < 2:
-            return [f"{told}: the training is too short for more"]
+            return [f"{told}: from start to end is one step or none, so write another end, or train for longer"]
         less = max(1, between // 5)
         return [
             f"{told}: from start to end are {between} steps, so write sparsity.interval={less} instead of {interval}"

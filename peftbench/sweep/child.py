@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import Pruned, Skip, UserError
-from peftbench.record import SOURCES, Record, Status
+from peftbench.record import IN_PROCESS, SOURCES, Record, Status
 from peftbench.sweep.orphans import end_with_parent
 from peftbench.sweep.outcome import LOG, blank_record, log_tail, traceback_of
 from peftbench.sweep.slots import Slot
@@ -35,8 +35,6 @@ Judge = Callable[[int, dict[str, float]], str | None]
 VALIDATION = "validation/"
 REPORTS_PER_SECOND = 5.0
 EXECUTE = "peftbench.run:execute"
-IN_PROCESS = "in_process"
-"""In a job's `where`: the run has no process of its own."""
 
 
 @dataclass(frozen=True)

@@ -164,10 +164,10 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except FileExistsError as error:
+    except (FileExistsError, NotADirectoryError) as error:
         raise UserError(
-            f"{error.filename or path} is no folder (a file, or a link to nothing): move it away, or write "
-            "output_dir=FOLDER"
+            f"{error.filename or path} is no folder (it, or one above it, is a file or a link to nothing): move that "
+            "away, or write output_dir=FOLDER"
         ) from error
     except OSError as error:
         where = error.filename or path

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from peftbench.sweep.child import EXECUTE, IN_PROCESS, Job, Judge, OnProgress, carry_out, judging
+from peftbench.record import IN_PROCESS
+from peftbench.sweep.child import EXECUTE, Job, Judge, OnProgress, carry_out, judging
 from peftbench.sweep.claim import Claim
 from peftbench.sweep.interrupts import Interrupts
 from peftbench.sweep.outcome import Exit

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from peftbench.config import Section
 from peftbench.errors import UserError
 from peftbench.glossary import misspelt
-from peftbench.record import Record
+from peftbench.record import IN_PROCESS, Record
 from peftbench.sweep.search_space import Choice, Space
 from peftbench.sweep.sweeper_options import SweeperOptions
 
@@ -110,7 +110,10 @@ def figure(record: Record, metric: str, what: str) -> float:
     """
     figures = figures_of(record)
     if metric not in figures:
-        raise UserError(f"{what} {metric}: {record.run_id} has no such figure; it has {', '.join(sorted(figures))}")
+        instead = f"it has {', '.join(sorted(figures))}"
+        if metric.startswith("memory/") and record.environment.get(IN_PROCESS):
+            instead = "write engine.in_process=false"
+        raise UserError(f"{what} {metric}: {record.run_id} has no such figure; {instead}")
     return figures[metric]
 
 

@@ -136,3 +136,14 @@ def test_it_changes_nothing():
 
 def test_a_batch_without_tokens_has_no_figure():
     assert flops_per_token(Net(nn.Linear(K, D)), batch_of([0], width=4), FakeTask().loss) is None
+
+
+def test_running_means_are_afterwards_what_they_were():
+    class Norm(nn.BatchNorm1d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.transpose(1, 2))
+
+    layer = Norm(K)
+    assert count(layer) == 0
+    assert layer.num_batches_tracked == 0
+    assert torch.equal(layer.running_mean, torch.zeros(K))

@@ -187,6 +187,14 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_first_run(noop_point
         carried_out([point])
 
 
+def test_a_file_above_a_sweep_s_folder_is_said_too(noop_points, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    (point,) = noop_points("")
+    point = Point(point.run.model_copy(update={"output_dir": str(tmp_path / "file")}), ())
+    with pytest.raises(UserError, match=r"is no folder .* output_dir"):
+        carried_out([point])
+
+
 def test_a_named_gpu_is_not_shared_out(noop_points) -> None:
     (point,) = noop_points("", jobs=2)
     with pytest.raises(UserError, match="device=cuda"):

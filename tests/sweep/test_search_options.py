@@ -12,7 +12,7 @@ from searching import ACCURACY, MEMORY, SPACE, lose_of_hira, params_of, study_in
 from peftbench.errors import UserError
 from peftbench.record import Record, read_sweep
 from peftbench.report.search import load
-from peftbench.sweep.search_options import Constraint, SearchOptions, figures_of
+from peftbench.sweep.search_options import Constraint, SearchOptions, figure, figures_of
 from peftbench.sweep.search_result import best_trials
 from peftbench.sweep.search_study import pruner
 
@@ -62,6 +62,12 @@ def test_figures_are_those_of_the_selected_checkpoint() -> None:
     record.selection = {"step": 1}
     record.metrics = {"quality/loss": 3.0, "time/train_s": 4, "memory/source": "process_rss", "energy/train_j": None}
     assert figures_of(record) == {"validation/loss": 1.0, "time/train_s": 4.0}
+
+
+def test_why_there_is_no_peak_in_the_engine_s_process_is_said() -> None:
+    record = Record("r", "s", "ok", {}, "", {}, environment={"in_process": True})
+    with pytest.raises(UserError, match=r"has no such figure; write engine\.in_process=false"):
+        figure(record, "memory/train_peak_bytes", "objective")
 
 
 @pytest.mark.parametrize(("sampler", "n_trials"), [("random", 6), ("nsga2", 6), ("nsga3", 6), ("gp", 11), ("qmc", 6)])
