@@ -126,6 +126,7 @@ def test_letting_go_of_mapped_weights_changes_no_value(tmp_path) -> None:
 NEW_CODE = """
 import sys, torch
 from peftbench.measuring import memory
+torch.optim.AdamW([torch.ones(1)])  # imports libraries of its own
 if sys.argv[1] == "without":
     memory._bring_code_in = lambda: None
 assert memory.resident(torch.device("cpu"))
