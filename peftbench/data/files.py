@@ -145,7 +145,7 @@ def _check_quotes(path: Path, separator: str) -> None:
         try:
             deque(rows, maxlen=0)
         except csv.Error as error:
-            raise pd.errors.ParserError(f"line {rows.line_num}: {error}, nothing else") from None
+            raise pd.errors.ParserError(f"line {rows.line_num}: {error}") from None
 
 
 def read_tables(paths: Sequence[Path]) -> pd.DataFrame:

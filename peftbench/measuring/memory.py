@@ -35,13 +35,13 @@ class PeakMemory:
     """Measures the peak of everything inside the ``with`` block.
 
     ``bytes`` is the peak minus ``baseline``; both count whatever is alive, so a model loaded *after* the baseline was
-    taken is part of the peak, and memory that was freed before the block is not. The counter
-    is one per process: blocks may follow each other, and not nest.
+    taken is part of the peak, and memory that was freed before the block is not. The counter is one per process: blocks
+    may follow each other, and not nest.
 
     Args:
         device: where the work is done.
         baseline: `resident` of the process before the work's model was loaded; None takes it at the block's start, so
-            that only what the block itself adds is counted.
+            that only what the block itself adds is counted, as where less is in use by then.
     """
 
     def __init__(self, device: torch.device, baseline: int | None = None) -> None:
@@ -77,7 +77,7 @@ class PeakMemory:
 def resident(device: torch.device) -> int | None:
     """Bytes in use now, after unreachable objects and the allocator's free lists are given back.
 
-    CUDA: bytes in live tensors. CPU: the resident set, libraries and mapped files included. None where unknown.
+    CUDA: bytes in live tensors. CPU: the resident set, the code of all libraries included. None where unknown.
     """
     gc.collect()
     if device.type == "cuda":

@@ -54,10 +54,10 @@ class GridOptions(SweeperOptions):
         return [] if value is None else [value] if one else value
 
 
-def _explain(item: Any, given: Any) -> str:
+def _explain(item: Any, whole: Any) -> str:
     option = str(item["loc"][0]) if item["loc"] else ""
     if option in INSTEAD and item["type"] != "value_error":
-        return f"hydra.sweeper.{option}: {INSTEAD[option]} (got {given[option]!r})"
+        return f"hydra.sweeper.{option}: {INSTEAD[option]} (got {whole[option]!r})"
     name = ".".join(["hydra.sweeper", *map(str, item["loc"])])
     message = (
         item["msg"].removeprefix("Value error, ").replace("Extra inputs are not permitted", "there is no such option")
