@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue
 
 from peftbench.cli.paths import CONF, SWEEPS
 from peftbench.component import Component, find
@@ -39,6 +40,8 @@ def explain(error: BaseException) -> str:
         return str(error)
     if isinstance(error, OverrideParseException):
         return _unread(error)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} has no value yet: write {error.full_key}=VALUE"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "provider=", "Config search"))]
     if not lines:

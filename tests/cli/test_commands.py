@@ -87,6 +87,24 @@ def test_an_option_that_a_file_leaves_out_is_written_with_a_plus(tmp_path: Path)
     assert "+model.revision" not in unused, "it would be refused"
 
 
+def test_the_learning_rate_of_a_recipe_is_meant_and_that_of_a_method_is_a_default(tmp_path: Path) -> None:
+    for group, name, text in (
+        ("trainer", "long", "defaults: [default]\nepochs: 3\nlr: 0.0002\n"),
+        ("method", "mine", "_target_: peftbench.methods.full.Full\nname: mine\n"),
+    ):
+        file = tmp_path / "own" / group / f"{name}.yaml"
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    own = ["--config-dir", str(tmp_path / "own")]
+    assert "\n  lr: 0.0002\n" in peftbench(*own, "method=hira", "trainer=long", "--cfg", "job", cwd=tmp_path).stdout
+    assert "\n  lr: 0.01\n" in peftbench("method=hira", "--cfg", "job", cwd=tmp_path).stdout
+    for words in (["method=mine"], ["-m", "method=lora,mine"]):
+        done = peftbench(*own, *words, "engine.dry_run=true", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "trainer.lr has no value yet: write trainer.lr=VALUE" in done.stderr
+    assert peftbench(*own, "method=mine", "trainer.lr=1e-3", "engine.dry_run=true", cwd=tmp_path).returncode == 0
+
+
 def test_the_version_is_ours(tmp_path: Path) -> None:
     assert peftbench("--version", cwd=tmp_path).stdout == f"peftbench {peftbench_version}\n"
 
