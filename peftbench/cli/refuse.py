@@ -5,18 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import get_object
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from peftbench.errors import UserError
 
 _FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
-_OFF = ("false", "null")
+_OFF = ("false", "null", ".")
+_NO_FOLDERS = {
+    "run.dir": (".", "outputs/${now:%Y-%m-%d}/${now:%H-%M-%S}"),
+    "sweep.dir": (".", "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}"),
+    "sweep.subdir": ("${hydra.job.num}",),
+    "output_subdir": (None, ".hydra"),
+    "job.chdir": (None, False),
+}
+"""What files of one's own have of folders when they ask for none: ours, or what Hydra has by itself."""
 _NOT_CALLED, _TOO_EARLY = ("on_job_start", "on_job_end"), ("on_job_end", "on_run_end")
 """Methods of callbacks, in a grid or search and in a single run."""
+_NO_EFFECT = "{} has no effect: a run is in OUTPUT_DIR/SWEEP, so write output_dir=DIR or sweep=NAME"
 _NAMES, _DIRECTORIES = ("-cn", "--config-name"), ("-cd", "--config-dir")
 
 
@@ -29,7 +39,7 @@ def refuse_without_effect(arguments: Sequence[str]) -> None:
     for argument in arguments:
         key, _, value = argument.lstrip("+").partition("=")
         if key in _FOLDERS and value.lower() not in _OFF:
-            raise UserError(f"{key} has no effect: a run is in OUTPUT_DIR/SWEEP, so write output_dir=DIR or sweep=NAME")
+            raise UserError(_NO_EFFECT.format(key))
     name, folder = _value(arguments, _NAMES), _value(arguments, _DIRECTORIES)
     if name in ("config", "config.yaml") and folder and (file := Path(folder, "config.yaml")).exists():
         raise UserError(
@@ -55,9 +65,14 @@ def refuse_ignored(hydra: DictConfig, *, multirun: bool) -> None:
     """Look at Hydra's own part of what was composed: runs are not Hydra's jobs, but begin when it has done its work.
 
     Raises:
-        UserError: an environment for jobs, details of a log that nothing is written to, or a callback that would not be
-            called, or too early.
+        UserError: folders that no run would be in, an environment for jobs, details of a log that nothing is written
+            to, or a callback that would not be called, or too early.
     """
+    written: Any = OmegaConf.to_container(hydra, resolve=False)
+    for key, harmless in _NO_FOLDERS.items():
+        group, _, name = key.rpartition(".")
+        if (written[group] if group else written)[name] not in harmless:
+            raise UserError(_NO_EFFECT.format(f"hydra.{key}"))
     if hydra.verbose and not any(part and part.get("handlers") for part in (hydra.job_logging, hydra.hydra_logging)):
         raise UserError("hydra.verbose has no effect: a run's log is its run.log; leave it out")
     for variable in hydra.job.env_set:

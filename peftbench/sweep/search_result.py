@@ -30,7 +30,6 @@ BEST = "best.yaml"
 WIDEST = 1000
 """Columns of a terminal that no table needs."""
 HYDRA_DEFAULTS = [
-    {"override hydra/sweeper": "peftbench"},
     {"override hydra/job_logging": "none"},
     {"override hydra/hydra_logging": "none"},
     "_self_",

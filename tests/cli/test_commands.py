@@ -20,6 +20,14 @@ def peftbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
+def write(folder: Path, files: dict[str, str]) -> list[str]:
+    """Configuration files of one's own, and the words that name their folder."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return ["--config-dir", str(folder)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -87,22 +95,60 @@ def test_an_option_that_a_file_leaves_out_is_written_with_a_plus(tmp_path: Path)
     assert "+model.revision" not in unused, "it would be refused"
 
 
-def test_the_learning_rate_of_a_recipe_is_meant_and_that_of_a_method_is_a_default(tmp_path: Path) -> None:
-    for group, name, text in (
-        ("trainer", "long", "defaults: [default]\nepochs: 3\nlr: 0.0002\n"),
-        ("method", "mine", "_target_: peftbench.methods.full.Full\nname: mine\n"),
+def test_what_a_file_of_ones_own_says_is_meant(tmp_path: Path) -> None:
+    """Before the recipe's defaults, and a trainer file before the learning rate that a method has by default."""
+    own = write(
+        tmp_path / "own",
+        {
+            "trainer/long.yaml": "defaults: [default]\nepochs: 3\nlr: 0.0002\n",
+            "trainer/asked.yaml": "lr: ???\nmax_steps: ???\n",
+            "dataset/mine.yaml": "# @package _global_\nseed: 7\ntrainer: {batch_size: 4}\ndataset: {name: mine}\n",
+            "method/mine.yaml": "_target_: peftbench.methods.full.Full\nname: mine\n",
+        },
+    )
+    for words, said in (
+        (["method=hira", "trainer=long"], "lr: 0.0002"),
+        (["method=hira", "trainer=long"], "epochs: 3"),
+        (["method=hira"], "lr: 0.01"),
+        (["method=hira", "trainer=asked"], "lr: 0.01"),
+        (["method=mine"], "lr: 0.0005"),
+        (["dataset=mine"], "batch_size: 4"),
+        (["dataset=mine"], "seed: 7"),
     ):
-        file = tmp_path / "own" / group / f"{name}.yaml"
-        file.parent.mkdir(parents=True)
-        file.write_text(text)
-    own = ["--config-dir", str(tmp_path / "own")]
-    assert "\n  lr: 0.0002\n" in peftbench(*own, "method=hira", "trainer=long", "--cfg", "job", cwd=tmp_path).stdout
-    assert "\n  lr: 0.01\n" in peftbench("method=hira", "--cfg", "job", cwd=tmp_path).stdout
-    for words in (["method=mine"], ["-m", "method=lora,mine"]):
-        done = peftbench(*own, *words, "engine.dry_run=true", cwd=tmp_path)
+        assert f"{said}\n" in peftbench(*own, *words, "--cfg", "job", cwd=tmp_path).stdout, words
+
+
+def test_a_value_that_is_missing_is_named(tmp_path: Path) -> None:
+    own = write(tmp_path / "own", {"rank/asked.yaml": "value: ???\nalpha: null\nalpha_ratio: 2.0\npattern: {}\n"})
+    for words in ([], ["-m", "seed=0,1"]):
+        done = peftbench(*own, "rank=asked", *words, "engine.dry_run=true", cwd=tmp_path)
         assert done.returncode == 2
-        assert "trainer.lr has no value yet: write trainer.lr=VALUE" in done.stderr
-    assert peftbench(*own, "method=mine", "trainer.lr=1e-3", "engine.dry_run=true", cwd=tmp_path).returncode == 0
+        assert "rank.value has no value yet: write rank.value=VALUE" in done.stderr
+
+
+def test_an_experiment_may_be_a_search(tmp_path: Path) -> None:
+    """As in templates of Hydra; folders of Hydra's jobs are refused there as on the command line."""
+    grid = "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {rank: '4,8'}}}\n"
+    search = grid + "defaults: [override /hydra/sweeper: optuna]\n"
+    own = write(
+        tmp_path / "own",
+        {
+            "experiment/search.yaml": search,
+            "experiment/grid.yaml": grid,
+            "experiment/folder.yaml": "# @package _global_\nhydra: {run: {dir: there}, sweep: {subdir: '${seed}'}}\n",
+        },
+    )
+    dry = "engine.dry_run=true"
+    assert "3 trials" in peftbench(*own, "+experiment=search", "hydra.sweeper.n_trials=3", dry, cwd=tmp_path).stdout
+    assert "2 points" in peftbench(*own, "+experiment=grid", dry, cwd=tmp_path).stdout
+    for words, said in (
+        (["+experiment=grid", "+hydra.sweeper.n_trials=3"], "n_trials is for searches: write hydra/sweeper=optuna"),
+        (["+experiment=folder"], "hydra.run.dir has no effect"),
+        (["-m", "+experiment=folder", "seed=0,1", "hydra.run.dir=."], "hydra.sweep.subdir has no effect"),
+    ):
+        done = peftbench(*own, *words, dry, cwd=tmp_path)
+        assert done.returncode == 2
+        assert said in done.stderr
 
 
 def test_the_version_is_ours(tmp_path: Path) -> None:
@@ -153,7 +199,9 @@ def test_a_folder_for_sockets_that_is_too_deep_is_said(tmp_path: Path, sentences
 
 
 def test_another_sweeper_is_refused_before_a_run(tmp_path: Path) -> None:
-    done = peftbench("-m", "hydra/sweeper=basic", "model=tiny", "seed=0,1", cwd=tmp_path)
+    other = "_target_: hydra._internal.core_plugins.basic_sweeper.BasicSweeper\nmax_batch_size: null\nparams: null\n"
+    own = write(tmp_path / "own", {"hydra/sweeper/other.yaml": other})
+    done = peftbench(*own, "-m", "hydra/sweeper=other", "model=tiny", "seed=0,1", cwd=tmp_path)
     assert done.returncode == 2
     assert "leave hydra/sweeper out" in done.stderr
     assert not (tmp_path / "outputs").exists()

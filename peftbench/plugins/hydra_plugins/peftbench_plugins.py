@@ -10,16 +10,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
+from omegaconf import OmegaConf
 
-from peftbench.cli.paths import SWEEPS
+from peftbench.cli.paths import CONF, SWEEPS
 from peftbench.cli.refuse import refuse_ignored
 from peftbench.errors import UserError
 
 if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
+
+# By the name of Hydra's default and not by an override in conf/config.yaml, which would stand before the one of an
+# experiment file (`override /hydra/sweeper: optuna`).
+ConfigStore.instance().store(
+    group="hydra/sweeper",
+    name="basic",
+    node=OmegaConf.load(CONF / "hydra" / "sweeper" / "peftbench.yaml"),
+    provider="peftbench",
+)
 
 
 class SweepsSearchPath(SearchPathPlugin):
@@ -66,6 +77,8 @@ class PeftbenchSweeper(Sweeper):
         loader: Any = self.hydra_context.config_loader
         launcher = chosen(self.config.hydra.launcher)
         if self.search:
+            if "sampler" not in self.search:
+                raise UserError(f"hydra.sweeper.{min(self.search)} is for searches: write hydra/sweeper=optuna")
             from peftbench.sweep import search
 
             if self.zip:
