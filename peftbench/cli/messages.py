@@ -57,6 +57,8 @@ def _unread(error: OverrideParseException) -> str:
     key, equals, value = error.override.partition("=")
     quoted = value.replace("\\", "\\\\").replace('"', '\\"')
     instead = f"in both kinds of quotes it can: '{key}=\"{quoted}\"'" if equals else "write KEY=VALUE"
+    if value.startswith("{") and (bare := re.sub(r"""(["'])([\w.]+)\1\s*:""", r"\2:", value)) != value:
+        instead = f"keys stand without quotes: '{key.lstrip('+')}={bare}'"
     if re.match(r"\w+\(", value):
         instead = "see Hydra's functions: choice, range, interval, glob, sort, shuffle, tag"
     return f"Hydra cannot read {error.override}{reason}; {instead}"
@@ -92,7 +94,10 @@ def _options(error: BaseException) -> list[str]:
             if (ours := ELSEWHERE.get(str(key))) is not None:
                 hints = [f"that is {ours} here"]
             elsewhere = _configs_with(group, str(key))
-            hints += [f"{key} is an option of {', '.join(elsewhere)}"] if elsewhere else []
+            if elsewhere:
+                # Hydra itself sets fixed values before it knows the options of an axis.
+                hints += [f"{key} is an option of {', '.join(elsewhere)}"]
+                hints += [f"in a grid over {group} write {group}.{key}=choice(VALUE)"]
             return [*hints, f"there is: {', '.join(names) or 'no option'}"]
         cause = cause.__cause__ or cause.__context__
     return []

@@ -71,6 +71,8 @@ def write(folder: Path, files: dict[str, str]) -> list[str]:
         (["-m", "sweep=a,b", "seed=0,1"], "sweep makes no other point"),
         (["-m", "sweep=${method.name}", "method=lora,hira"], "go into one folder, not into 2"),
         (["-cn", "search", "rank=interval(4,64)"], "fractional part"),
+        (['rank.pattern={"a.b":2}'], "keys stand without quotes: 'rank.pattern={a.b:2}'"),
+        (["-m", "sparsity=l1,topk", "method=hira", "sparsity.ratio=0.5"], "write sparsity.ratio=choice(VALUE)"),
         (["-cn", "search", "method=glob(*,exclude=[peft,l*])", "rank=interval(4,x)"], "interval"),
     ],
 )
