@@ -21,11 +21,7 @@ from peftbench.sparsity.base import Sparsity
 from peftbench.tracking.base import Tracker
 
 
-class Section(Checked):
-    """A fixed part of the configuration."""
-
-
-class Rank(Section):
+class Rank(Checked):
     """How large the low-rank update is: rank ``r`` and the scaling ``s = alpha / r`` (Hu et al., 2022)."""
 
     value: int = Field(ge=1, le=4096)
@@ -50,7 +46,7 @@ class Rank(Section):
         return self.alpha_ratio if self.alpha is None else self.alpha / self.value  # type: ignore[return-value]
 
 
-class Trainer(Section):
+class Trainer(Checked):
     """One training recipe, the same for every method of a sweep but for the learning rate."""
 
     epochs: float = Field(gt=0)
@@ -72,7 +68,7 @@ class Trainer(Section):
     select: Literal["best", "last"]
 
 
-class Engine(Section):
+class Engine(Checked):
     """How points are carried out; nothing here is a part of a run's identity, so nothing here is hashed."""
 
     in_process: bool
@@ -102,7 +98,7 @@ class Engine(Section):
         return self
 
 
-class RunConfig(Section):
+class RunConfig(Checked):
     """Everything one run is a function of."""
 
     method: Method

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from peftbench.config import Section
+from peftbench.component import Checked
 from peftbench.errors import UserError
 from peftbench.glossary import misspelt
 from peftbench.record import IN_PROCESS, Record
@@ -23,7 +23,7 @@ UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**
 _CONSTRAINT = re.compile(rf"^\s*([A-Za-z]\w*/\w+)\s*(<=|>=)\s*([-+.\deE]*\d\.?)\s*({'|'.join(UNITS)})?\s*$")
 
 
-class Objective(Section):
+class Objective(Checked):
     """One figure of a run, and which way is better."""
 
     metric: str
@@ -49,7 +49,7 @@ class Objective(Section):
         return figure(record, self.metric, "objective")
 
 
-class Constraint(Section):
+class Constraint(Checked):
     """A bound on a figure: ``memory/train_peak_bytes <= 2 GiB``."""
 
     metric: str

@@ -8,7 +8,7 @@ from typing import Any, Self
 from omegaconf import OmegaConf
 from pydantic import Field, ValidationError, field_validator
 
-from peftbench.config import Section
+from peftbench.component import Checked
 from peftbench.errors import UserError
 from peftbench.sweep.where import HELP
 
@@ -20,7 +20,7 @@ INSTEAD = {
 """What to write where the type of a value is wrong."""
 
 
-class SweeperOptions(Section):
+class SweeperOptions(Checked):
     """What grids and searches have."""
 
     params: Any

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 from pydantic import Field, ValidationError, field_validator
 
-from peftbench.config import RunConfig, Section
+from peftbench.component import Checked
+from peftbench.config import RunConfig
 from peftbench.errors import UserError
 from peftbench.sweep.child import EXECUTE
 from peftbench.sweep.fork_server import PRELOAD
@@ -37,7 +38,7 @@ _FIXED = ("array", "error", "job-name", "open-mode", "output", "signal")
 """What sbatch is told by options of its own, or needs to be as it is."""
 
 
-class Slurm(Section):
+class Slurm(Checked):
     """What a job asks the cluster for, and how many there are at a time."""
 
     partition: str | None = Field(min_length=1)
