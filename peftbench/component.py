@@ -48,6 +48,12 @@ class Checked(BaseModel):
         return value
 
 
+def complaint(item: Any) -> str:
+    """What pydantic says of one wrong value, in the words that are used here."""
+    message: str = item["msg"].removeprefix("Value error, ")
+    return message.replace("Extra inputs are not permitted", "there is no such option")
+
+
 def _leaves(value: Any) -> Iterator[Any]:
     """A value, or what is in it."""
     if isinstance(value, Mapping | list | tuple):

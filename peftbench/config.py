@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 
-from peftbench.component import Checked, Component, Label
+from peftbench.component import Checked, Component, Label, complaint
 from peftbench.data.base import Dataset
 from peftbench.errors import UserError
 from peftbench.methods.base import Method
@@ -143,7 +143,7 @@ class RunConfig(Checked):
         try:
             return cls.model_validate(mapping)
         except ValidationError as error:
-            raise UserError("\n".join(_explain(item, error.title, mapping) for item in error.errors())) from None
+            raise UserError("\n".join(_explain(item, error.title) for item in error.errors())) from None
 
     def dump(self) -> dict[str, Any]:
         """The complete resolved configuration as plain JSON types."""
@@ -194,14 +194,12 @@ BASES: dict[str, type[Component]] = {
 UNHASHED = ("tracker", "engine", "sweep", "output_dir")
 
 
-def _explain(item: Any, title: str, mapping: dict[str, Any]) -> str:
+def _explain(item: Any, title: str) -> str:
     """One readable line for one pydantic error, naming the option as the command line does."""
     path = [str(part) for part in item["loc"]]
     if title != "RunConfig" and not path:
         path = [title.lower()]
-    message = item["msg"].removeprefix("Value error, ")
-    message = message.replace("Extra inputs are not permitted", "there is no such option")
-    name = ".".join(path)
+    message, name = complaint(item), ".".join(path)
     given = item.get("input")
     shown = "" if isinstance(given, dict) else f" (got {given!r})"
     return f"{name}: {message}{shown}" if name else message

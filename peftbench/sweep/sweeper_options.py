@@ -8,7 +8,7 @@ from typing import Any, Self
 from omegaconf import OmegaConf
 from pydantic import Field, ValidationError, field_validator
 
-from peftbench.component import Checked
+from peftbench.component import Checked, complaint
 from peftbench.errors import UserError
 from peftbench.sweep.where import HELP
 
@@ -59,9 +59,6 @@ def _explain(item: Any, whole: Any) -> str:
     if option in INSTEAD and item["type"] != "value_error":
         return f"hydra.sweeper.{option}: {INSTEAD[option]} (got {whole[option]!r})"
     name = ".".join(["hydra.sweeper", *map(str, item["loc"])])
-    message = (
-        item["msg"].removeprefix("Value error, ").replace("Extra inputs are not permitted", "there is no such option")
-    )
     given = item.get("input")
     shown = "" if isinstance(given, dict | list) or item["type"] == "value_error" else f" (got {given!r})"
-    return f"{name}: {message}{shown}"
+    return f"{name}: {complaint(item)}{shown}"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 from pydantic import Field, ValidationError, field_validator
 
-from peftbench.component import Checked
+from peftbench.component import Checked, complaint
 from peftbench.config import RunConfig
 from peftbench.errors import UserError
 from peftbench.sweep.child import EXECUTE
@@ -187,9 +187,6 @@ def _load(fields: Mapping[str, Any]) -> Slurm:
 
 def _explain(item: Any) -> str:
     name = ".".join([GROUP, *(str(part) for part in item["loc"][:2])])
-    message = item["msg"].removeprefix("Value error, ")
-    message = message.replace("Extra inputs are not permitted", "there is no such option")
-    if item["loc"] == ("memory",):
-        message = "write a whole number and its unit: 800M, 16G"
+    message = "write a whole number and its unit: 800M, 16G" if item["loc"] == ("memory",) else complaint(item)
     given = item.get("input")
     return f"{name}: {message}" + ("" if isinstance(given, dict | list) else f" (got {given!r})")
