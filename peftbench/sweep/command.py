@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from peftbench import report
 from peftbench.errors import UserError
-from peftbench.record import FILE, Record
+from peftbench.record import FILE, FINE, Record
 from peftbench.sweep.engine import Place, carry_out_plan
 from peftbench.sweep.grid import Point
 from peftbench.sweep.plan import Plan
@@ -48,7 +47,7 @@ def carry_out(points: Sequence[Point], *, left_out: int = 0, launcher: Place = N
         records = carry_out_plan(plan, launcher)
     finally:
         show(points[0].folder.parent, [point.run.run_id for point in points])
-    if code := _exit_code(records):
+    if code := exit_code(record.status for record in records):
         sys.exit(code)
     return records
 
@@ -69,9 +68,9 @@ def show(folder: Path, run_ids: Sequence[str] | None = None) -> None:
     print(f"Records: {folder}/*/{FILE}")
 
 
-def _exit_code(records: Sequence[Record]) -> int:
-    """0: all ok or skipped beside ok ones; 1: something failed; 2: nothing could run."""
-    counts = Counter(record.status for record in records)
-    if set(counts) - {"ok", "skipped", "pruned"}:
+def exit_code(statuses: Iterable[str]) -> int:
+    """Of a grid or a search. 0: all ok or skipped beside ok ones; 1: something failed; 2: nothing could run."""
+    found = set(statuses)
+    if found - set(FINE):
         return 1
-    return 0 if counts["ok"] or counts["pruned"] else 2
+    return 0 if found & {"ok", "pruned"} else 2

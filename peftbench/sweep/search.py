@@ -111,7 +111,7 @@ def _search(
             search_result.write(study, settings, folder)
             command.show(folder)
             search_result.conclude(study, settings, folder)
-        if code := search_result.exit_code(study):
+        if code := command.exit_code(str(trial.user_attrs.get("status")) for trial in counted(study)):
             sys.exit(code)
 
 

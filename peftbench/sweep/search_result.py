@@ -13,10 +13,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from peftbench.record import FINE, read, write_atomically
+from peftbench.record import read, write_atomically
 from peftbench.report import SEARCH
 from peftbench.report.figures import number
-from peftbench.sweep.search_study import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,14 +96,6 @@ def conclude(study: Study, settings: SearchOptions, folder: Path) -> None:
         print(f"config   {folder / BEST}\nagain    {command_of(folder)}")
     else:
         print("config   none: the record of that run is gone")
-
-
-def exit_code(study: Study) -> int:
-    """As for a grid: 1 if any run failed, 2 if nothing could run, 0 otherwise."""
-    statuses = {trial.user_attrs.get("status") for trial in counted(study)}
-    if statuses - set(FINE):
-        return 1
-    return 0 if statuses & {"ok", "pruned"} else 2
 
 
 def importances(study: Study, settings: SearchOptions) -> dict[str, dict[str, float]]:
