@@ -45,7 +45,16 @@ NAMES = (
     "time/total_s",
     "energy/train_j",
 )
-VALIDATED = tuple(name.replace("quality/", "validation/") for name in NAMES if name.startswith("quality/"))
+EVALUATION, VALIDATION = "quality/", "validation/"
+"""How figures begin that are measured on the evaluation split, and on the validation split."""
+
+
+def validated(name: str) -> str:
+    """What the figure ``name`` (``quality/...``) is called on the validation split."""
+    return VALIDATION + name.removeprefix(EVALUATION)
+
+
+VALIDATED = tuple(validated(name) for name in NAMES if name.startswith(EVALUATION))
 """What a validation reports, in its history and of the checkpoint that was selected."""
 ALIKE = 0.85
 """From which likeness on an unknown name is a known one misspelt; a method may have figures of its own."""

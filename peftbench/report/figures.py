@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from peftbench.glossary import validated
+
 DASH = "–"
 Kind = Literal["percent", "plain", "nats", "bytes", "count", "flop", "rate", "ms", "s", "j"]
 
@@ -25,7 +27,7 @@ class Figure:
     @property
     def validation(self) -> str:
         """What the figure of the validation split is called in histories and selections."""
-        return f"validation/{self.name.partition('/')[2]}"
+        return validated(self.name)
 
 
 QUALITY = (

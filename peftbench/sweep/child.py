@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import Pruned, Skip, UserError
+from peftbench.glossary import VALIDATION
 from peftbench.record import IN_PROCESS, SOURCES, Record, Status
 from peftbench.sweep.orphans import end_with_parent
 from peftbench.sweep.outcome import LOG, blank_record, log_tail, traceback_of
@@ -32,7 +33,6 @@ OnProgress = Callable[..., None]
 """Called with (phase, steps done, steps in all) and, while training, with the figures of the step (may be none)."""
 Judge = Callable[[int, dict[str, float]], str | None]
 """Why a run should be ended early, after its n-th validation (from 1) with these figures; None: it goes on."""
-VALIDATION = "validation/"
 REPORTS_PER_SECOND = 5.0
 EXECUTE = "peftbench.run:execute"
 

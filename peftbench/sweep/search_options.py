@@ -12,13 +12,11 @@ from pydantic import Field, field_validator, model_validator
 
 from peftbench.component import Checked
 from peftbench.errors import UserError
-from peftbench.glossary import misspelt
+from peftbench.glossary import EVALUATION, VALIDATION, misspelt, validated
 from peftbench.record import IN_PROCESS, Record
 from peftbench.sweep.search_space import Choice, Space
 from peftbench.sweep.sweeper_options import SweeperOptions
 
-VALIDATION = "validation/"
-EVALUATION = "quality/"
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _CONSTRAINT = re.compile(rf"^\s*([A-Za-z]\w*/\w+)\s*(<=|>=)\s*([-+.\deE]*\d\.?)\s*({'|'.join(UNITS)})?\s*$")
 
@@ -33,10 +31,9 @@ class Objective(Checked):
     @classmethod
     def _never_the_evaluation_split(cls, metric: str) -> str:
         if metric.startswith(EVALUATION):
-            instead = VALIDATION + metric.removeprefix(EVALUATION)
             raise ValueError(
                 f"{metric} is measured on the evaluation split, which is touched once and by which nothing may be "
-                f"selected: write {instead}"
+                f"selected: write {validated(metric)}"
             )
         return _spelt(metric)
 

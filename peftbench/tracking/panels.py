@@ -10,6 +10,8 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 
+from peftbench.glossary import validated
+
 METHOD = "method.name"
 AXES = ("rank.value", "sparsity.ratio", "trainer.lr")
 """Paths in a run's resolved configuration."""
@@ -125,10 +127,9 @@ def coordinates(place: Place) -> wr.ParallelCoordinatesPlot:
 
 def curves(place: Place) -> list[Any]:
     """Loss, validation quality, throughput and memory over optimizer steps."""
-    validation = f"validation/{place.quality.removeprefix('quality/')}"
     return [
         wr.LinePlot(title=figure, x="step", y=[figure], layout=_half(number))
-        for number, figure in enumerate((validation, *CURVES))
+        for number, figure in enumerate((validated(place.quality), *CURVES))
     ]
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from peftbench.glossary import validated
 from peftbench.measuring.curve import Curve
 from peftbench.measuring.throughput import StepMeter
 from peftbench.training.hooks import Hook
@@ -154,7 +155,7 @@ class Loop:
         with torch.no_grad(), self.autocast():
             result = self.task.evaluate(model, self.validation, self.recipe.eval_batch_size, self.device)
         model.train()
-        figures = {f"validation/{name.removeprefix('quality/')}": value for name, value in result.metrics.items()}
+        figures = {validated(name): value for name, value in result.metrics.items()}
         self.report(step + 1, self.total_steps, figures)
         return {"step": step + 1, "train/loss": losses.mean(), **figures}
 
@@ -194,7 +195,7 @@ class Best:
     """The one rule that selects a checkpoint, and the weights it selected."""
 
     def __init__(self, task: Task, rule: str) -> None:
-        self._metric = f"validation/{task.primary.removeprefix('quality/')}"
+        self._metric = validated(task.primary)
         self._sign = 1 if task.greater_is_better else -1
         self._rule = rule
         self._state: dict[str, torch.Tensor] | None = None
