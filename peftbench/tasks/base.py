@@ -139,9 +139,9 @@ class Task(ABC):
         """One pass over ``data`` on the CPU. With a seed: shuffled and bucketed by length; with None: evaluation
         order (free to sort by length; `Batch.rows` says which items these are)."""
 
-    @abstractmethod
     def steps_per_epoch(self, data: Encoded, batch_size: int) -> int:
-        """How many batches one pass has."""
+        """How many batches one pass has, of which the last may be short."""
+        return -(-len(data) // batch_size)
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:

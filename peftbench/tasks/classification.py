@@ -83,10 +83,6 @@ class SequenceClassification(Task):
             labels = torch.from_numpy(data.labels[rows])
             yield Batch(model_inputs(items, self.pad_id, segments), labels, rows, sum(map(len, items)))
 
-    def steps_per_epoch(self, data: Encoded, batch_size: int) -> int:
-        """See `Task.steps_per_epoch`."""
-        return -(-len(data) // batch_size)
-
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """See `Task.loss`."""
         logits = model(**batch.arguments).logits

@@ -52,10 +52,6 @@ class LanguageModeling(Task):
             positions = torch.nonzero(labels.flatten() != IGNORED).flatten()
             yield Batch(inputs, labels, rows, sum(len(tokens) for tokens, _ in windows), positions)
 
-    def steps_per_epoch(self, data: Encoded, batch_size: int) -> int:
-        """See `Task.steps_per_epoch`."""
-        return -(-len(data) // batch_size)
-
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """See `Task.loss`: the mean over predicted tokens."""
         losses = predicted_losses(model, batch)

@@ -40,9 +40,6 @@ class FakeTask(Task):
             batch.rows = rows
             yield batch
 
-    def steps_per_epoch(self, data: Encoded, batch_size: int) -> int:
-        return -(-len(data) // batch_size)
-
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         return model(**batch.inputs).sum()
 
