@@ -8,6 +8,7 @@ import pkgutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from peftbench.errors import Pruned, Skip, UserError
 from peftbench.glossary import VALIDATION
 from peftbench.record import IN_PROCESS, SOURCES, Record, Status
 from peftbench.sweep.orphans import end_with_parent
-from peftbench.sweep.outcome import LOG, blank_record, log_tail, traceback_of
+from peftbench.sweep.outcome import LOG, blank_record, tail
 from peftbench.sweep.slots import Slot
 from peftbench.sweep.sources import stamps
 
@@ -123,7 +124,7 @@ def carry_out(job: Job, on_progress: OnProgress) -> Record:
     except (Exception, SystemExit) as error:
         record.status, record.reason, record.traceback = classify(error)
         print(record.traceback or record.reason, file=sys.stderr, flush=True)
-        record.log_tail = log_tail(point.folder)
+        record.log_tail = tail(job.log)
         record.history = record.history or reports.history
     record.ended = datetime.now(UTC).isoformat()
     record.write(point.folder)
@@ -155,7 +156,7 @@ def classify(error: BaseException) -> tuple[Status, str, str | None]:
         return "failed", reason, None
     kind: Status = "oom" if _is_out_of_memory(error) else "failed"
     hint = NO_BF16 if "BFloat16" in reason else ""
-    return kind, f"{type(error).__name__}: {reason}"[:500] + hint, traceback_of(error)
+    return kind, f"{type(error).__name__}: {reason}"[:500] + hint, "".join(traceback.format_exception(error))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -134,16 +133,11 @@ def finish(
     record = blank_record(point, started or datetime.now(UTC))
     record.status, record.reason, record.ended = status, reason, datetime.now(UTC).isoformat()
     record.environment |= {**(circumstances or {}), BY_ENGINE: True}
-    record.log_tail = None if started is None else log_tail(point.folder) or (tail(log) if log else None)
+    record.log_tail = None if started is None else tail(point.folder / LOG) or (tail(log) if log else None)
     with writing(point.folder):
         write_config(point)
         record.write(point.folder)
     return record
-
-
-def log_tail(folder: Path) -> str | None:
-    """The last lines of a run's log; None if there is none, or nothing in it."""
-    return tail(folder / LOG)
 
 
 def tail(log: Path) -> str | None:
@@ -184,8 +178,3 @@ def write_config(point: Point) -> None:
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # four times as fast where PyYAML was built with it
     text = yaml.dump(point.run.dump(), Dumper=dumper, sort_keys=False)
     write_atomically(point.folder / CONFIG, text, durable=False)
-
-
-def traceback_of(error: BaseException) -> str:
-    """The traceback as text, for the record and the log."""
-    return "".join(traceback.format_exception(error))
