@@ -10,6 +10,7 @@ from peftbench.errors import UserError, first_of
 
 EVALUATION_SHARE = 0.2
 """Of all items, where a source has no split to evaluate on."""
+CUT_NAME = "test (own split)"
 VALIDATION_SHARE, VALIDATION_MOST = 0.1, 2000
 """Of train, where ``validation_size`` is null."""
 
@@ -21,7 +22,7 @@ def labelled(
     evaluation: Split | None,
     label_names: Sequence[str],
     notes: Sequence[str] = (),
-    cut_name: str = "test (own split)",
+    cut_name: str = CUT_NAME,
 ) -> TextData:
     """The three splits of a classification data set.
 
@@ -60,7 +61,6 @@ def corpus(
     validation: Split | None,
     evaluation: Split | None,
     notes: Sequence[str] = (),
-    cut_name: str = "test (own split)",
 ) -> TextData:
     """The three splits of a language modelling data set; every item is a document or a line, in its order.
 
@@ -75,7 +75,7 @@ def corpus(
     train = _filled(train, written)
     if evaluation is None:
         _check(train, "train")
-        train, evaluation = _cut_end(train, max(1, round(EVALUATION_SHARE * len(train.texts))), cut_name, written)
+        train, evaluation = _cut_end(train, max(1, round(EVALUATION_SHARE * len(train.texts))), CUT_NAME, written)
     if validation is None:
         _check(train, "train")
         size = _validation_size(dataset, len(train.texts))

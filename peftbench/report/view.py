@@ -50,18 +50,17 @@ class View:
     """Why some settings are not compared, and what the data are."""
 
 
-def views(sweep: Sweep, baseline: str, limit: int | None = None, *, whole: Sweep | None = None) -> list[View]:
+def views(sweep: Sweep, baseline: str, *, whole: Sweep | None = None) -> list[View]:
     """The sections of a sweep, the largest first where there are more than `SECTIONS`.
 
     Args:
-        limit: rows in all; None is all if they are at most `LIMIT`, and `SHOWN` otherwise.
         whole: the sweep that ``sweep`` is a part of: tests are corrected over all that it compares.
     """
     sections = sweep.sections
     if len(sections) > SECTIONS:
         sections = tuple(sorted(sections, key=lambda section: -len(section.settings))[:SECTIONS])
     rows = sum(len(section.settings) for section in sections)
-    most = limit or (rows if rows <= LIMIT else SHOWN)
+    most = rows if rows <= LIMIT else SHOWN
     share = most if most >= rows else max(most // max(len(sections), 1), FEWEST)
     titles = _titles(sections)
     family = {section.key: section for section in (whole or sweep).sections}

@@ -53,8 +53,8 @@ class Launcher(ABC):
 class InProcess(Launcher):
     """Runs in the present process, for debuggers: output stays on the terminal and nothing is isolated."""
 
-    def __init__(self, execute: str = EXECUTE) -> None:
-        super().__init__(execute)
+    def __init__(self) -> None:
+        super().__init__()
         self.circumstances = {IN_PROCESS: True}
 
     def warm(self, interrupts: Interrupts) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,12 +59,11 @@ class Delivery:
 
     Args:
         runs: local W&B folders.
-        arrived: asks the server of one folder; None, or why not.
     """
 
-    def __init__(self, runs: Sequence[Path], arrived: Callable[[Path], str | None] | None = None) -> None:
+    def __init__(self, runs: Sequence[Path]) -> None:
         self._runs = runs
-        self._arrived = arrived or Server().arrived
+        self._server = Server()
 
     def __iter__(self) -> Iterator[tuple[Path, str | None]]:
         for first in range(0, len(self._runs), CHUNK):
@@ -90,7 +89,7 @@ class Delivery:
             yield run, said
 
     def _checked(self, run: Path) -> str | None:
-        if (problem := self._arrived(run)) is not None:
+        if (problem := self._server.arrived(run)) is not None:
             unmark(run)
         return problem
 

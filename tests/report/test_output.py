@@ -304,7 +304,9 @@ def test_a_page_that_would_be_too_large_shows_the_best_on_validation(folder, mon
         value = {"metric": "validation/accuracy", "value": index / 30}
         folder.classified(lr=1e-4 * (index + 1), selection=value, items=40)
     loaded = sweep.load(folder.path)
-    (view,) = views(loaded, "lora", limit=10)
+    for name, rows in (("LIMIT", 20), ("SHOWN", 10)):
+        monkeypatch.setattr(f"peftbench.report.view.{name}", rows)
+    (view,) = views(loaded, "lora")
     rates = sorted(setting.options["trainer.lr"] for setting in view.settings)
     assert rates == pytest.approx([1e-4 * (index + 1) for index in range(20, 30)])
     assert "The 10 of 30 settings" in view.facts[0]
