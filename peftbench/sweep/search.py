@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,7 @@ def carry_out(
     if first.run.engine.rerun:
         raise UserError("engine.rerun: a search does not repeat its trials; write sweep=NAME for a new one")
     if isinstance(launcher, Cluster):
-        launcher = launcher.for_search()
+        launcher = replace(launcher, search=True)
         launcher.options.check([point.run for point in points])
     if settings.where is not None:
         Where(settings.where).keep([point.run for point in points])

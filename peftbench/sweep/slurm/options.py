@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
@@ -131,10 +131,6 @@ class Cluster:
     preload: str = PRELOAD
     search: bool = False
     """Trials are sent as slots become free, instead of all points in one array."""
-
-    def for_search(self) -> Cluster:
-        """The same for the trials of a search."""
-        return replace(self, search=True)
 
     def check_here(self) -> None:
         """Find out before anything is written that nothing could be sent.

@@ -40,15 +40,10 @@ class SlurmPool(Carrier):
 
     A job is left alone when its engine ends, and found again by the next one. A record that the run has not written
     itself counts only once the job has left the queue: it may be started again, or Slurm knows better why it ended.
-
-    Raises:
-        UserError: there is no Slurm here, or the options do not go with these points.
     """
 
     def __init__(self, points: Sequence[Point], progress: Progress, cluster: Cluster) -> None:
         runs = [point.run for point in points]
-        cluster.options.check(runs)
-        cluster.check_here()
         self._cluster = cluster
         self._engine = points[0].run.engine
         self._sweep = points[0].folder.parent
