@@ -1,11 +1,13 @@
-"""Files that a run leaves: what is there for a moment only, and who may read the rest."""
+"""Files: those that are there for a moment only, those that are there at once or not at all, and who may read them."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SCRATCH = ".scratch-"
@@ -23,6 +25,21 @@ def clear_scratch(folder: Path) -> None:
     """Remove what a killed process has left of `scratch`."""
     for left in folder.glob(f"{SCRATCH}*"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A path to write to; what was written takes the place of ``path`` in one step, for whom the umask says.
+
+    Its name is one that no other process chooses, also on another machine that shares the disk.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        share(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def new_mode() -> int:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from peftbench.files import replaced
 from peftbench.record import Record
 from peftbench.report.facts import measured_on
 from peftbench.report.figures import ACHIEVED, COSTS, UNSTEADY, Figure, missing
@@ -198,18 +196,7 @@ def write(sweep: Sweep) -> None:
     import pyarrow.parquet
 
     runs = runs_table(sweep.records)
-    with _replaced(sweep.folder / "results.csv") as path:
+    with replaced(sweep.folder / "results.csv") as path:
         pyarrow.csv.write_csv(runs, path, pyarrow.csv.WriteOptions(quoting_style="needed"))
-    with _replaced(sweep.folder / "results.parquet") as path:
+    with replaced(sweep.folder / "results.parquet") as path:
         pyarrow.parquet.write_table(runs, path)
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of ``path`` once it is written."""
-    temporary = path.parent / f".{path.name}.{os.getpid()}"
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -35,7 +34,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from peftbench.errors import UserError
-from peftbench.files import share
+from peftbench.files import replaced
 
 FORMAT = "peftbench-compact-1"
 DENSE_FILE = "adapter_model.safetensors"
@@ -185,13 +184,8 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replaced(path) as temporary:
         save_file(tensors, temporary, metadata)
-        share(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _digest(index: str, stored: Mapping[str, Tensor]) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from peftbench.data.splits import hash_texts
-from peftbench.files import share
+from peftbench.files import replaced
 from peftbench.places import cache_folder
 from peftbench.tasks.base import Encoded
 
@@ -174,16 +173,10 @@ def _sound(ragged: Ragged, items: int | None) -> bool:
 
 def _write(path: Path, ragged: Ragged) -> None:
     """Write the file at once or not at all; a cache that cannot be written costs time, not the run."""
-    temporary = None
+    held = {name: np.asarray(part) for name, part in ragged._asdict().items() if part is not None}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
-            held = {name: np.asarray(part) for name, part in ragged._asdict().items() if part is not None}
+        with replaced(path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **held)
-        share(Path(temporary))
-        os.replace(temporary, path)
     except OSError as error:
         log.warning("token cache %s cannot be written: %s", path, error)
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
