@@ -13,6 +13,11 @@ from pathlib import Path
 SCRATCH = ".scratch-"
 
 
+def cache_folder() -> Path:
+    """What need not be found out twice is kept in ``$PEFTBENCH_CACHE``, or ``~/.cache/peftbench``."""
+    return Path(os.environ.get("PEFTBENCH_CACHE") or "~/.cache/peftbench").expanduser()
+
+
 def scratch(folder: Path) -> tempfile.TemporaryDirectory[str]:
     """A folder for a moment, on the disk that has room for what is to stay: the one for temporary files may be small.
 

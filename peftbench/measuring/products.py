@@ -13,7 +13,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from peftbench.places import cache_folder
+from peftbench.files import cache_folder
 from peftbench.record import write_atomically
 
 if TYPE_CHECKING:

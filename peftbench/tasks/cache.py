@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from peftbench.data.splits import hash_texts
-from peftbench.files import replaced
-from peftbench.places import cache_folder
+from peftbench.files import cache_folder, replaced
 from peftbench.tasks.base import Encoded
 
 if TYPE_CHECKING:
