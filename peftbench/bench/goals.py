@@ -11,6 +11,7 @@ from peftbench.bench import markdown
 
 Figure = Literal["ms", "memory_bytes", "frozen_linear_bytes", "flops_per_token", "state_bytes", "file_bytes"]
 Verdict = Literal["met", "not met", "not measured"]
+MIB = 2**20
 CaseResult = Mapping[str, Any]
 """One case of the results of `peftbench.bench.suite.steps`."""
 
@@ -43,7 +44,7 @@ class Goal:
         if not found:
             return "not measured"
         value = median(found)
-        return "met" if (value >= self.bound if self.at_least else value <= self.bound) else "not met"
+        return markdown.met(value >= self.bound if self.at_least else value <= self.bound)
 
     def row(self, where: str, case: CaseResult) -> list[str]:
         """Of a table with `COLUMNS`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import Literal
 
 NOTHING = "–"
 """Stands where nothing was measured."""
@@ -20,6 +21,11 @@ def bullets(items: Mapping[str, str]) -> str:
     return "\n".join(f"- {name}: {text}" for name, text in items.items())
 
 
+def middle(values: Sequence[float] | None, unit: float = 1.0, digits: int = 1) -> str:
+    """The median of figures, in a unit of so many, with so many decimals."""
+    return f"{median(values) / unit:.{digits}f}" if values else NOTHING
+
+
 def ratio(values: Sequence[float] | None) -> str:
     """The median of ratios."""
     return f"{median(values):.2f}×" if values else NOTHING
@@ -28,6 +34,11 @@ def ratio(values: Sequence[float] | None) -> str:
 def spread(values: Sequence[float] | None) -> str:
     """Smallest and largest of ratios; nothing where there is one only."""
     return f"{min(values):.2f}–{max(values):.2f}" if values and len(values) > 1 else NOTHING
+
+
+def met(is_met: bool) -> Literal["met", "not met"]:
+    """Whether a bar is kept."""
+    return "met" if is_met else "not met"
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -45,6 +45,11 @@ class Workload:
     steps_per_turn: int
     """Timed steps of a turn on a CPU."""
 
+    @property
+    def title(self) -> str:
+        """What pages call it."""
+        return f"{self.name}, {self.batch_size} × {self.length} tokens"
+
 
 def shape(
     name: str, architecture: str, hidden: int, layers: int, heads: int, vocabulary: int = 30522

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -16,7 +14,7 @@ import pytest
 
 from peftbench.bench import contenders, frame
 from peftbench.bench.__main__ import main
-from peftbench.bench.suite import allocator, language, steps
+from peftbench.bench.suite import language, steps
 from peftbench.bench.workloads import TINY_GPT2, LanguageCase
 from peftbench.measuring import heap
 
@@ -194,15 +192,6 @@ def test_each_way_with_freed_memory_has_a_process_of_its_own(tmp_path, capsys, m
     case["ms"], case["pages"] = {"own": [8.0, 10.0], "again": [6.0, 5.0]}, {"own": [9, 7000], "again": [0, 0]}
     (row,) = [line for line in frame.render(raw).splitlines() if line.startswith("| tiny")]
     assert row == "| tiny, 4 × 8 tokens | 9.0 | 5.5 | 0.62× | 0.50–0.75 | 3,504 | 0 |"
-
-
-def test_variables_are_for_what_is_started_and_for_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
-    ask = [sys.executable, "-c", "import os; print(os.environ['MALLOC_ARENA_MAX'], os.environ['LD_DEBUG_OUTPUT'])"]
-    with allocator.started_with({"MALLOC_ARENA_MAX": "1", "LD_DEBUG_OUTPUT": "x"}):
-        assert subprocess.run(ask, capture_output=True, text=True, check=True).stdout == "1 x\n"
-    assert os.environ["MALLOC_ARENA_MAX"] == "2"
-    assert "LD_DEBUG_OUTPUT" not in os.environ
 
 
 def test_language_models_learn_alike_on_both_sides(tmp_path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from statistics import median
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from peftbench.bench import markdown
 from peftbench.bench.frame import Options
@@ -46,8 +47,7 @@ def _case(case: Case, options: Options) -> dict[str, Any]:
     from peftbench.bench.timing import interleave
 
     workload = case.workload
-    name = f"{workload.name}, {workload.batch_size} × {workload.length} tokens"
-    options.say(f"allocator: {name}")
+    options.say(f"allocator: {workload.title}")
     pages: dict[str, list[int]] = {}
     with ExitStack() as open_:
         work = {}
@@ -56,7 +56,7 @@ def _case(case: Case, options: Options) -> dict[str, Any]:
             work[way] = open_.enter_context(_elsewhere(case, variables, pages[way]))
         turns = interleave(work, options.repetitions, workload.steps_per_turn, warmup=WARMUP)
     settled = {way: seen[WARMUP:] for way, seen in pages.items()}
-    return {"name": name, "order": [list(turn) for turn in turns.order], "ms": turns.ms, "pages": settled}
+    return {"name": workload.title, "order": [list(turn) for turn in turns.order], "ms": turns.ms, "pages": settled}
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def _elsewhere(case: Case, variables: dict[str, str], pages: list[int]) -> Itera
     context = get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there, case), daemon=True)
-    with started_with(variables):
+    with patch.dict(os.environ, variables):
         process.start()
     there.close()
 
@@ -78,18 +78,6 @@ def _elsewhere(case: Case, variables: dict[str, str], pages: list[int]) -> Itera
     finally:
         here.close()
         process.join()
-
-
-@contextmanager
-def started_with(variables: Mapping[str, str]) -> Iterator[None]:
-    """Processes that are started inside have these variables too."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _serve(asked: Connection, case: Case) -> None:

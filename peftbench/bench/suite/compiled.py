@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from peftbench.bench import markdown
@@ -103,7 +102,7 @@ def _row(results: dict[str, Any], name: str) -> list[str]:
     seconds = results["contenders"][f"{name}_compiled"].get("compile_s")
     return [
         name,
-        *(f"{median(times):.1f}" if times else markdown.NOTHING for times in both),
+        *map(markdown.middle, both),
         markdown.ratio(found),
         markdown.spread(found),
         f"{seconds:.0f}" if seconds else markdown.NOTHING,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.bench import markdown
 from peftbench.bench.frame import Options
-from peftbench.bench.goals import COLUMNS, FLOPS, Goal, ratios, series
+from peftbench.bench.goals import COLUMNS, FLOPS, LORA, Goal, ratios, series
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +36,6 @@ WHY = (
     "(the page of the benchmark `profile`), and choosing and gathering channels comes on top. A larger ratio would "
     "keep more of the bounds and loses more accuracy (docs/results/contextual.md)."
 )
-LORA = {"peft_lora": "PEFT's LoRA", "lora": "our LoRA"}
-"""What it is set beside: ours computes less of the last layer, and so is the harder bar."""
 GOALS = tuple(
     goal
     for variant in VARIANTS
@@ -74,14 +72,13 @@ def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:
     from peftbench.measuring.clock import synchronize
 
     workload, device = case.workload, torch.device(case.device)
-    name = f"{workload.name}, {workload.batch_size} × {workload.length} tokens"
-    options.say(f"contextual: {name}: building")
+    options.say(f"contextual: {workload.title}: building")
     sparse = {key: enter_sparse(case, *more, *(QUICK if options.quick else ())) for key, more in VARIANTS.items()}
     racing = {**{lora: enter(case, lora) for lora in LORA}, **{key: found for key, (found, _) in sparse.items()}}
     counts = {key: contender.flops_per_token() for key, contender in racing.items()}
     decided = {key: hook.decisions()["sparsity"] for key, (_, hook) in sparse.items()}
     steps = case.steps_per_turn(options.quick)
-    options.say(f"contextual: {name}: {options.repetitions} rounds")
+    options.say(f"contextual: {workload.title}: {options.repetitions} rounds")
     turns = interleave(
         {key: contender.step for key, contender in racing.items()},
         options.repetitions,
@@ -92,7 +89,7 @@ def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:
     measure = {key: hook.recalibrate for key, (_, hook) in sparse.items()}
     again = interleave(measure, options.repetitions, 1, warmup=1, wait=lambda: synchronize(device))
     return {
-        "name": name,
+        "name": workload.title,
         "long": long,
         "random_weights": racing["lora"].context.record.base.get("random_weights", True),
         "targets": case.targets,
@@ -194,7 +191,6 @@ def _variants(case: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _row(case: dict[str, Any], variant: str) -> list[str]:
     times = [series(case, "ms", name) or [] for name in (*LORA, variant)]
     faster = [ratios(case, "ms", lora, variant) for lora in LORA]
-    flops = case["contenders"][variant]["flops_per_token"]
     options, calibrating = _variants(case)[variant]["options"], _calibrating(case, variant)
     return [
         case["name"] + (" (random weights)" if case["random_weights"] else ""),
@@ -203,7 +199,7 @@ def _row(case: dict[str, Any], variant: str) -> list[str]:
         *(text for found in faster for text in (markdown.ratio(found), markdown.spread(found))),
         ", ".join(f"{taken:.2f}" for taken in calibrating if taken) or markdown.NOTHING,
         f"{_whole(options, median(faster[-1]), calibrating):.2f}×" if faster[-1] else markdown.NOTHING,
-        f"{flops / 1e6:.2f}" if flops else markdown.NOTHING,
+        markdown.middle(series(case, "flops_per_token", variant), 1e6, 2),
         *(markdown.ratio(ratios(case, "flops_per_token", lora, variant)) for lora in LORA),
     ]
 

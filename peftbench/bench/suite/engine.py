@@ -122,7 +122,7 @@ def page(results: dict[str, Any]) -> str:
     rows.append([HYDRA, *(_each([r["hydra"] for r in _of(results, size)], size) for size in sizes)])
     start = results["rounds"][0]["ours"]["start"]  # later rounds find the server there
     beyond = [(r["ours"]["compose"] + r["ours"]["run"]) / r["points"] for r in _of(results, sizes[-1])]
-    verdict = "met" if median(beyond) <= GOAL else "not met"
+    verdict = markdown.met(median(beyond) <= GOAL)
     intro = (
         f"Points of {' × '.join(results['axes'])} × seeds whose runs do nothing, one after another. Ours: each in a "
         "process of its own, with its record on disk. Hydra's launcher calls a function in its own process, and keeps "

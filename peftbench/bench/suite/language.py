@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 
 from peftbench.bench import contenders, markdown
 from peftbench.bench.frame import Options
-from peftbench.bench.goals import ratios, series
+from peftbench.bench.goals import MIB, ratios, series
 from peftbench.bench.workloads import DISTILGPT2, RANK, TINY_GPT2, LanguageCase
 from peftbench.tasks.causal_lm import CausalLM
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 ON_DEVICE = True
 WARMUP = 2
-MIB = 2**20
 LABELS = {"peft_lora": "LoRA, PEFT", "lora": "LoRA, ours", "peft_hira": "HiRA, PEFT", "hira": "HiRA, ours"}
 
 
@@ -109,11 +107,11 @@ def _row(results: dict[str, Any], name: str) -> list[str]:
     steps, peaks = (ratios(results, figure, name, contenders.REFERENCE) for figure in ("ms", "memory_bytes"))
     return [
         LABELS[name],
-        f"{median(times):.1f}" if times else markdown.NOTHING,
+        markdown.middle(times),
         markdown.ratio(steps),
         markdown.spread(steps),
-        f"{flops[0] / 1e6:.2f}" if flops else markdown.NOTHING,
-        f"{median(memory) / MIB:.0f}" if memory else markdown.NOTHING,
+        markdown.middle(flops, 1e6, 2),
+        markdown.middle(memory, MIB, 0),
         markdown.ratio(peaks),
         markdown.spread(peaks),
     ]

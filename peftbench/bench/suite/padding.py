@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from peftbench.bench import markdown
 from peftbench.bench.frame import Options
@@ -87,7 +86,7 @@ def _started(config: RunConfig) -> tuple[Task, Encoded, str, list[dict[str, Any]
 
     text = config.dataset.read()
     starts: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder, _cache_in(folder):
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {"PEFTBENCH_CACHE": folder}):
         for _ in range(2):
             tokenizer = config.model.tokenizer()
             calls = _counted(tokenizer)
@@ -99,20 +98,6 @@ def _started(config: RunConfig) -> tuple[Task, Encoded, str, list[dict[str, Any]
             next(task.batches(data, config.trainer.batch_size, seed=0))
             starts.append({"seconds": time.perf_counter() - begun, "tokenizer_calls": len(calls)})
     return task, data, text.fingerprint, starts
-
-
-@contextmanager
-def _cache_in(folder: str) -> Iterator[None]:
-    """Token ids are kept in ``folder`` and nowhere else meanwhile."""
-    before = os.environ.get("PEFTBENCH_CACHE")
-    os.environ["PEFTBENCH_CACHE"] = folder
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PEFTBENCH_CACHE"]
-        else:
-            os.environ["PEFTBENCH_CACHE"] = before
 
 
 def _counted(tokenizer: Any) -> list[int]:
@@ -179,17 +164,17 @@ def _goals(source: dict[str, Any]) -> list[list[str]]:
     efficiency = source["real_tokens"] / max(source["computed_tokens"]["ours"])
     again = source["starts"][1]
     return [
-        [f"{source['source']}: efficiency ≥ {source['goal']}", f"{efficiency:.3f}", _met(efficiency >= source["goal"])],
+        [
+            f"{source['source']}: efficiency ≥ {source['goal']}",
+            f"{efficiency:.3f}",
+            markdown.met(efficiency >= source["goal"]),
+        ],
         [
             f"{source['source']}: a second run's first batch in under {START_GOAL:g} s, nothing tokenized",
             f"{again['seconds']:.2f} s, {again['tokenizer_calls']} calls",
-            _met(again["seconds"] < START_GOAL and again["tokenizer_calls"] == 0),
+            markdown.met(again["seconds"] < START_GOAL and again["tokenizer_calls"] == 0),
         ],
     ]
-
-
-def _met(met: bool) -> str:
-    return "met" if met else "not met"
 
 
 def _facts(source: dict[str, Any]) -> str:

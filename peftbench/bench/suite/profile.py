@@ -53,13 +53,11 @@ def run(options: Options) -> dict[str, Any]:
 def _case(case: Case, options: Options) -> dict[str, Any]:
     from peftbench.bench.contenders import enter
 
-    workload = case.workload
-    name = f"{workload.name}, {workload.batch_size} × {workload.length} tokens"
-    options.say(f"profile: {name}")
+    options.say(f"profile: {case.workload.title}")
     contender, steps = enter(case, "lora"), 2 if options.quick else STEPS
     for _ in range(WARMUP):
         contender.step()
-    return {"name": name, "device": case.device, "steps": steps, **measure(contender, steps)}
+    return {"name": case.workload.title, "device": case.device, "steps": steps, **measure(contender, steps)}
 
 
 def measure(contender: Contender, steps: int) -> dict[str, Any]:

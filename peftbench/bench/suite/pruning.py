@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.bench import markdown
 from peftbench.bench.frame import Options
-from peftbench.bench.goals import Goal, ratios, series
+from peftbench.bench.goals import MIB, Goal, ratios, series
 
 if TYPE_CHECKING:
     from peftbench.bench.contenders import Contender
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 ON_DEVICE = True
 WARMUP = 2
-MIB = 2**20
 RANK = 64
 """Large, so that what half of it saves stands out from what the base costs."""
 RATIO = 0.5
@@ -171,9 +170,9 @@ def _row(results: dict[str, Any], name: str) -> list[str]:
     entry = results["contenders"][name]
     return [
         LABELS[name],
-        f"{median(times):.1f}" if times else markdown.NOTHING,
+        markdown.middle(times),
         _ratio(ratios(results, "ms", name, "before")),
-        f"{median(memory) / MIB:.0f}" if memory else markdown.NOTHING,
+        markdown.middle(memory, MIB, 0),
         _ratio(ratios(results, "memory_bytes", name, "before")),
         f"{entry['state_bytes'] / 1024:,.0f}",
         f"{entry['file_bytes'] / 1024:,.0f}",

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from statistics import median
 from typing import Any
 
 from peftbench.bench import markdown
 from peftbench.bench.frame import Options
-from peftbench.bench.goals import COLUMNS, FLOPS, GOALS, ratios, series
+from peftbench.bench.goals import COLUMNS, FLOPS, GOALS, MIB, ratios, series
 
 ON_DEVICE = True
 WARMUP = 3
 QUICK_WARMUP = 1
-MIB = 2**20
 TARGETS = {"attention": "q/v", "all-linear": "all linear layers"}
 
 
@@ -165,13 +163,13 @@ def _row(case: dict[str, Any], name: str) -> list[str]:
     steps, peaks = (ratios(case, figure, name, "peft_lora") for figure in ("ms", "memory_bytes"))
     return [
         _label(name),
-        f"{median(times):.1f}" if times else markdown.NOTHING,
+        markdown.middle(times),
         markdown.ratio(steps),
         markdown.spread(steps),
-        f"{flops[0] / 1e6:.2f}" if flops else markdown.NOTHING,
+        markdown.middle(flops, 1e6, 2),
         markdown.ratio(ratios(case, "flops_per_token", name, "peft_lora")),
         f"{entry['ops']:,}" if "ops" in entry else markdown.NOTHING,
-        f"{median(memory) / MIB:.0f}" if memory else markdown.NOTHING,
+        markdown.middle(memory, MIB, 0),
         markdown.ratio(peaks),
         markdown.spread(peaks),
         f"{entry['trainable']:,}" if "trainable" in entry else markdown.NOTHING,

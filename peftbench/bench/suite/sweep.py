@@ -169,7 +169,7 @@ def _goals(results: dict[str, Any]) -> str:
     for side, own, bound in GOALS:
         if not (found := times_faster(results, side, own)):
             continue
-        verdict = "met" if median(found) >= bound else "not met"
+        verdict = markdown.met(median(found) >= bound)
         goal = f"≤ 1/{bound:g} of the time: {SIDES[side]}"
         rows.append([goal, SIDES[own], markdown.ratio(found), markdown.spread(found), verdict])
     return markdown.table(["Goal", "By", "Times faster", "From–to", "Verdict"], rows)

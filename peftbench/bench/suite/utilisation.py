@@ -57,8 +57,7 @@ def _case(case: Case, options: Options) -> dict[str, Any]:
     from peftbench.measuring.clock import synchronize
 
     workload, device = case.workload, torch.device(case.device)
-    name = f"{workload.name}, {workload.batch_size} × {workload.length} tokens"
-    options.say(f"utilisation: {name}")
+    options.say(f"utilisation: {workload.title}")
     contender = enter(case, "lora")
     contender.step()
     per_token = contender.flops_per_token()
@@ -73,7 +72,7 @@ def _case(case: Case, options: Options) -> dict[str, Any]:
         wait=lambda: synchronize(device),
     )
     return {
-        "name": name,
+        "name": workload.title,
         "device": case.device,
         "dtype": str(found[0].weight.dtype).removeprefix("torch."),
         "square": size,
@@ -165,7 +164,7 @@ def _goal(case: dict[str, Any], yardstick: str, bound: float) -> list[str]:
         YARDSTICKS[yardstick],
         f"{median(found):.2f}",
         spread,
-        "met" if median(found) >= bound else "not met",
+        markdown.met(median(found) >= bound),
     ]
 
 
