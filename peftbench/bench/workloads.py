@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -19,6 +20,9 @@ from peftbench.tasks.classification import SequenceClassification
 from peftbench.tasks.language_modeling import IGNORED
 
 if TYPE_CHECKING:
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from omegaconf import DictConfig
+
     from peftbench.config import RunConfig
 
 Targets = Literal["attention", "all-linear"]
@@ -181,6 +185,17 @@ class LanguageCase(Case):
         labels = found.inputs["input_ids"].roll(-1, 1)
         labels[:, -1] = IGNORED
         return replace(found, labels=labels, positions=(labels.flatten() != IGNORED).nonzero().flatten())
+
+
+def swept(overrides: Sequence[str]) -> tuple[ConfigLoaderImpl, DictConfig]:
+    """Hydra's loader and the configuration of a grid, as Hydra hands both to a sweeper."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.utils import create_config_search_path
+    from hydra.types import RunMode
+
+    register_plugins()
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    return loader, loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
 
 
 def compose(*overrides: str) -> RunConfig:

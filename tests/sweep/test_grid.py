@@ -8,23 +8,15 @@ import sys
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from support import CONF, SWEEPS
+from support import SWEEPS
 
-from peftbench.cli.paths import register_plugins
 from peftbench.errors import UserError
 from peftbench.sweep.compose import Composer
 from peftbench.sweep.grid import expand, grid_points, load, meeting, parse
 from peftbench.sweep.search_space import Space
-
-
-@pytest.fixture(scope="module")
-def loader() -> ConfigLoaderImpl:
-    register_plugins()
-    return ConfigLoaderImpl(create_config_search_path(str(CONF)))
 
 
 @pytest.fixture

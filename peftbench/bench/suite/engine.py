@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.bench import markdown
 from peftbench.bench.frame import Options
-from peftbench.cli.paths import CONF, register_plugins
+from peftbench.cli.paths import CONF
 from peftbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,22 +74,17 @@ def _round(size: int, options: Options) -> dict[str, Any]:
 
 def _ours(size: int, seeds: str, folder: str) -> dict[str, float]:
     """Seconds: composing, start of the fork server with all its imports, and the runs one after another."""
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra._internal.utils import create_config_search_path
-    from hydra.types import RunMode
-
+    from peftbench.bench.workloads import swept
     from peftbench.sweep.engine import carry_out_plan
     from peftbench.sweep.fork_server import ForkServer
     from peftbench.sweep.grid import grid_points
     from peftbench.sweep.plan import Plan
 
-    register_plugins()
-    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    fixed = ("tracker=none", "device=cpu", f"output_dir={folder}", "engine.jobs=1")
-    master = loader.load_configuration("config", [*AXES, seeds, *fixed], RunMode.MULTIRUN)
+    overrides = [*AXES, seeds, "tracker=none", "device=cpu", f"output_dir={folder}", "engine.jobs=1"]
+    loader, master = swept(overrides)
     launcher = ForkServer(execute=f"{__name__}:nothing")
     moments = [time.perf_counter()]
-    points = grid_points(loader, master, None, [*AXES, seeds, *fixed])[:size]
+    points = grid_points(loader, master, None, overrides)[:size]
     moments.append(time.perf_counter())
     first = carry_out_plan(Plan.of(points[:1]), launcher)
     moments.append(time.perf_counter())

@@ -55,35 +55,24 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _way(way: str, seeds: Sequence[int], fixed: Sequence[str], options: Options) -> dict[str, Any]:
+    from peftbench.bench.workloads import swept
     from peftbench.sweep.engine import carry_out_plan
     from peftbench.sweep.fork_server import ForkServer
+    from peftbench.sweep.grid import grid_points
     from peftbench.sweep.plan import Plan
 
     title, precision = WAYS[way]
     options.say(f"quality: {title}, {len(seeds)} seeds")
     axes = f"seed={','.join(map(str, seeds))}"
     overrides = [*fixed, precision, f"sweep={way}", "trainer.lr=0.003", f"engine.jobs={JOBS}", "tracker=none", axes]
-    points = _points([*overrides, "method=lora", "device=cpu"])
+    overrides += ["method=lora", "device=cpu"]
+    points = grid_points(*swept(overrides), None, overrides)
     launcher = ForkServer(execute=f"{__name__}:unbucketed") if way == "plain" else ForkServer()
     records = carry_out_plan(Plan.of(points), launcher)
     return {
         "runs": [_found(record, point.folder) for record, point in zip(records, points, strict=True)],
         "facts": {"data": records[0].data, "base": records[0].base["id"]},
     }
-
-
-def _points(overrides: list[str]) -> Any:
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra._internal.utils import create_config_search_path
-    from hydra.types import RunMode
-
-    from peftbench.cli.paths import CONF, register_plugins
-    from peftbench.sweep.grid import grid_points
-
-    register_plugins()
-    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    master = loader.load_configuration("config", overrides, RunMode.MULTIRUN)
-    return grid_points(loader, master, None, overrides)
 
 
 def _found(record: Record, folder: Path) -> dict[str, Any]:
