@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from peftbench.report.drawing import STYLE, Chart, Drawing
 from peftbench.report.figures import ACHIEVED, COSTS, Figure, missing, number, possible, scale, score
 from peftbench.report.sweep import Setting
-from peftbench.report.table import ENOUGH, Summary, summarize
+from peftbench.report.table import ENOUGH, Summary, summarized
 from peftbench.report.view import View
 
 AGAINST = ("memory/train_peak_bytes", "speed/train_tokens_per_s", "size/adapter_bytes")
@@ -60,10 +60,6 @@ def _method(setting: Setting) -> str:
     return str(setting.axes["method"])
 
 
-def _summary(setting: Setting, figure: Figure) -> Summary:
-    return summarize([run.metrics.get(figure.name) for run in setting.runs])
-
-
 def _factor(metric: Figure) -> float:
     return 100.0 if metric.kind == "percent" else 1.0
 
@@ -97,7 +93,7 @@ def _hint(setting: Setting, metric: Figure, summary: Summary) -> str:
 
 def _scatter(view: View, metric: Figure, cost: Figure) -> Drawing | None:
     """Quality against a cost; a line joins the settings that no other one beats in both."""
-    found = [(setting, _summary(setting, metric), _summary(setting, cost).mean) for setting in view.settings]
+    found = [(setting, summarized(setting, metric), summarized(setting, cost).mean) for setting in view.settings]
     divisor, unit = scale(cost.kind, [x for *_, x in found])
     points = [
         (setting, summary, x / divisor, summary.mean * _factor(metric))
@@ -166,10 +162,10 @@ def _ranks(view: View, metric: Figure) -> Drawing | None:
 
 def _sparsities(view: View, metric: Figure) -> Drawing | None:
     """Quality against the sparsity that was counted in the saved adapter."""
-    settings = [setting for setting in view.settings if _summary(setting, ACHIEVED).mean is not None]
+    settings = [setting for setting in view.settings if summarized(setting, ACHIEVED).mean is not None]
 
     def achieved(setting: Setting) -> float:
-        return 100 * (_summary(setting, ACHIEVED).mean or 0.0)
+        return 100 * (summarized(setting, ACHIEVED).mean or 0.0)
 
     lines = _lines(view, metric, settings, achieved, ("sparsity.ratio",), ("rank", "sparsity"))
     if not lines:
@@ -191,7 +187,7 @@ def _lines(
     """Settings of one method that differ in ``free`` options only, ordered by x: lines of two different x or more."""
     groups: dict[Hashable, list[Setting]] = {}
     for setting in settings:
-        if _summary(setting, metric).mean is not None:
+        if summarized(setting, metric).mean is not None:
             others = [setting.options.get(name) for name in view.section.extras if not name.startswith(free)]
             same = repr([setting.axes["method"], *(setting.axes[name] for name in fixed), *others])
             groups.setdefault(same, []).append(setting)
@@ -203,7 +199,7 @@ def _draw_lines(drawing: Drawing, metric: Figure, lines: list[list[Setting]], x:
     drawing.note = _bars([setting for line in lines for setting in line], "Bands")
     for line in lines:
         series, at = _method(line[0]), [x(setting) for setting in line]
-        summaries = [_summary(setting, metric) for setting in line]
+        summaries = [summarized(setting, metric) for setting in line]
         means = [(summary.mean or 0.0) * _factor(metric) for summary in summaries]
         bars = [_bar(metric, summary) or (mean, mean) for summary, mean in zip(summaries, means, strict=True)]
         drawing.band(series, at, [low for low, _ in bars], [high for _, high in bars])

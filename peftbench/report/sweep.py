@@ -130,11 +130,6 @@ class Sweep:
         """Settings that have a finished run."""
         return sum(len(one.settings) for one in self.sections)
 
-    @property
-    def failures(self) -> list[Record]:
-        """Records of runs that did not finish, in the order of their folders."""
-        return [record for record in self.records if record.status != "ok"]
-
 
 def load(folder: Path, *, workers: int = 1) -> Sweep:
     """Read a sweep folder.

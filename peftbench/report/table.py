@@ -40,14 +40,20 @@ class Summary:
     most: float | None = None
 
     @property
+    def interval(self) -> tuple[float, float] | tuple[None, None]:
+        """Ends of the 95 % interval."""
+        if self.mean is None or self.half is None:
+            return None, None
+        return self.mean - self.half, self.mean + self.half
+
+    @property
     def bar(self) -> tuple[float, float] | None:
         """What stands beside the mean: the interval from `ENOUGH` seeds on, the ends for two, nothing for one.
 
         The interval of two values is 6.4 times as long as their distance: correct, and of no use to a reader.
         """
-        if self.mean is None or self.half is None or self.least is None or self.most is None:
-            return None
-        return (self.mean - self.half, self.mean + self.half) if self.n >= ENOUGH else (self.least, self.most)
+        low, high = self.interval if self.n >= ENOUGH else (self.least, self.most)
+        return None if self.n < 2 or low is None or high is None else (low, high)
 
 
 def summarize(values: Sequence[Any]) -> Summary:
@@ -61,6 +67,11 @@ def summarize(values: Sequence[Any]) -> Summary:
         return Summary(n, mean, None, None, *ends)
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in present) / (n - 1))
     return Summary(n, mean, sd, _quantile(n - 1) * sd / math.sqrt(n), *ends)
+
+
+def summarized(setting: Setting, figure: Figure | None) -> Summary:
+    """One figure of a setting over its seeds."""
+    return summarize([run.metrics.get(figure.name) for run in setting.runs] if figure else [])
 
 
 @lru_cache
@@ -154,11 +165,11 @@ def _order(mean: float | None, descending: bool) -> tuple[bool, float]:
 
 
 def _setting_row(section: Section, setting: Setting) -> dict[str, Any]:
-    summary = summarize(_figures(setting, section.key.metric))
-    low, high = (None, None) if summary.half is None else _around(summary)
+    summary = summarized(setting, section.key.metric)
+    low, high = summary.interval
     quality = {"mean": summary.mean, "sd": summary.sd, "half": summary.half, "low": low, "high": high}
     quality |= {"least": summary.least, "most": summary.most}
-    costs = {figure.name: summarize(_figures(setting, figure)) for figure in (ACHIEVED, *COSTS)}
+    costs = {figure.name: summarized(setting, figure) for figure in (ACHIEVED, *COSTS)}
     spreads = {name: _spread(setting, name, cost) for name, cost in costs.items()}
     return {
         **{name: setting.axes.get(name) for name in AXES},
@@ -172,22 +183,12 @@ def _setting_row(section: Section, setting: Setting) -> dict[str, Any]:
     }
 
 
-def _around(summary: Summary) -> tuple[float, float]:
-    assert summary.mean is not None
-    assert summary.half is not None
-    return summary.mean - summary.half, summary.mean + summary.half
-
-
 def _spread(setting: Setting, name: str, summary: Summary) -> float:
     """How far repeated measurements lie apart, as a share of their mean: those of one run, and those of the seeds."""
     ends = 0.0
     if summary.mean and summary.least is not None and summary.most is not None:
         ends = (summary.most - summary.least) / abs(summary.mean)
     return max([ends, *(run.spread.get(name) or 0.0 for run in setting.runs)])
-
-
-def _figures(setting: Setting, figure: Figure | None) -> list[Any]:
-    return [run.metrics.get(figure.name) for run in setting.runs] if figure else []
 
 
 def write(sweep: Sweep) -> None:

@@ -105,7 +105,7 @@ def _failures(console: Console, sweep: Sweep) -> None:
     if not lines:
         return
     total = len(sweep.records) + len(sweep.unreadable)
-    missing = len(sweep.failures) + len(sweep.unreadable)
+    missing = total - sum(record.status == "ok" for record in sweep.records)
     _say(console, f"{missing:,} of {total:,} runs did not finish:", "bold")
     for line in lines[:MAX_FAILURES]:
         _say(console, f"  {line}")
