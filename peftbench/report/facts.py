@@ -27,12 +27,9 @@ def evaluated(record: Record) -> str | None:
 
 def evaluation(record: Record) -> tuple[str, int | None]:
     """Name and size of the split that the figures were measured on."""
-    splits = record.data.get("splits")
-    split = splits.get("evaluation") if isinstance(splits, dict) else record.data.get("evaluation")
-    if isinstance(split, dict):
-        size = split.get("size")
-        return str(split.get("name", "evaluation")), size if isinstance(size, int) else None
-    return str(split or "evaluation"), None
+    split = _part(_part(record.data, "splits"), "evaluation")
+    size = split.get("size")
+    return str(split.get("name", "evaluation")), size if isinstance(size, int) else None
 
 
 def device(record: Record) -> str:

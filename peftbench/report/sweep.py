@@ -177,25 +177,22 @@ def _decisive(records: Sequence[Record]) -> list[tuple[str, ...]]:
     return list(zip(*(texts([record.config.get(name) for record in records]) for name in names), strict=True))
 
 
-def _key(record: Record, evaluated: str | None) -> Key:
+def _key(record: Record) -> Key:
     split, size = facts.evaluation(record)
     axes, weights = record.axes, bool(record.base.get("random_weights"))
-    about = (split, size, quality(record.metrics), facts.device(record), weights, evaluated)
+    about = (split, size, quality(record.metrics), facts.device(record), weights, facts.evaluated(record))
     return Key(str(axes.get("dataset")), str(axes.get("model")), *about)
 
 
 def _sections(records: Sequence[Record]) -> tuple[Section, ...]:
     decisive = _decisive(records)
     unfinished = Counter(decisive[index] for index, record in enumerate(records) if record.status != "ok")
-    # A record of before the evaluation split had a fingerprint of its own is of the same data as one that has it.
-    items = {record.data.get("fingerprint"): mark for record in records if (mark := facts.evaluated(record))}
     finished: dict[Key, dict[Hashable, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, record in enumerate(records):
         if record.status == "ok":
             # The same words in the configuration can mean other data or another precision on another day: these are
             # never merged.
-            key = _key(record, items.get(record.data.get("fingerprint")))
-            finished[key][decisive[index], *facts.provenance(record).items()].append(index)
+            finished[_key(record)][decisive[index], *facts.provenance(record).items()].append(index)
     sections = []
     for key in sorted(finished, key=str):
         groups = finished[key].values()

@@ -119,8 +119,3 @@ def test_other_items_are_another_table_and_its_title_says_which(folder):
     folder.classified("lora", 1, data=data("b"), first=1000)
     titles = [view.title for view in views(sweep.load(folder.path), "lora")]
     assert [title.rpartition(" · ")[2] for title in titles] == ["items aaaaaaaaaaaa", "items bbbbbbbbbbbb"]
-    # Of before the evaluation split had a mark of its own, and of the same data.
-    older = data("a")
-    del older["evaluation_fingerprint"]
-    folder.classified("hira", 0, data=older)
-    assert [len(view.settings) for view in views(sweep.load(folder.path), "lora")] == [2, 1]
