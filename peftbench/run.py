@@ -187,8 +187,8 @@ def save(context: Context, attached: Attached, dense_entries: int) -> None:
         with scratch(context.folder) as plain:
             expand_folder(folder, Path(plain))
             run.method.restore(attached, Path(plain))
-            saved = sparsity_of(load_file(Path(plain) / DENSE_FILE), dense_entries)
-        record.metrics["sparsity/achieved"] = saved.fraction
+            found = sparsity_of(load_file(Path(plain) / DENSE_FILE), dense_entries)
+        record.metrics["sparsity/achieved"] = found
         if (target := run.axes["ratio"]) is not None:
             record.metrics["sparsity/target"] = target
     else:

@@ -25,7 +25,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,30 +41,15 @@ DENSE_FILE = "adapter_model.safetensors"
 COMPACT_FILE = "adapter_model.compact.safetensors"
 
 
-class Count(NamedTuple):
-    """How sparse a set of tensors is."""
-
-    nonzero: int
-    total: int
-    fraction: float
-    """Fraction of zeros, 0 if there are no entries at all."""
-    tensors: dict[str, float]
-    """Fraction of zeros of each tensor."""
-
-
-def sparsity_of(tensors: Mapping[str, Tensor], dense_total: int | None = None) -> Count:
-    """Count the zeros in ``tensors``, as they were saved.
+def sparsity_of(tensors: Mapping[str, Tensor], dense_total: int | None = None) -> float:
+    """The fraction of zeros in ``tensors``, as they were saved; 0 if there are no entries at all.
 
     Args:
         dense_total: entries before anything was cut out; what is missing counts as zeros (structured sparsity).
     """
-    nonzeros = {name: int(torch.count_nonzero(tensor)) for name, tensor in tensors.items()}
-    nonzero = sum(nonzeros.values())
+    nonzero = sum(int(torch.count_nonzero(tensor)) for tensor in tensors.values())
     total = sum(tensor.numel() for tensor in tensors.values()) if dense_total is None else dense_total
-    each = {
-        name: 1 - count / max(1, tensors[name].numel()) for name, count in nonzeros.items() if tensors[name].numel()
-    }
-    return Count(nonzero, total, 1 - nonzero / total if total else 0.0, each)
+    return 1 - nonzero / total if total else 0.0
 
 
 def write_compact(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
