@@ -21,6 +21,8 @@ STATUSES = get_args(Status)
 TEXTS = ("memory/source",)
 """Metrics that are words."""
 FILE = "record.json"
+CONFIG, PREDICTIONS, ADAPTER = "config.yaml", "predictions.parquet", "adapter"
+"""What a run leaves beside it."""
 FINE: tuple[Status, ...] = ("ok", "skipped", "pruned")
 """Of runs that ended as they should."""
 IN_PROCESS = "in_process"

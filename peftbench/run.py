@@ -21,6 +21,7 @@ from peftbench.measuring.inference import profile_inference
 from peftbench.measuring.memory import PeakMemory, resident
 from peftbench.measuring.sizes import base_bytes, file_bytes, parameter_counts
 from peftbench.models.frozen import hold_in
+from peftbench.record import ADAPTER, PREDICTIONS, Record
 from peftbench.sparsity.compact import DENSE_FILE, compact_folder, expand_folder, sparsity_of
 from peftbench.tasks import vocabulary
 from peftbench.training import attention, dropout, frozen_linear, last_layer, one_cast
@@ -31,13 +32,9 @@ if TYPE_CHECKING:
     from peftbench.config import RunConfig
     from peftbench.methods.base import Attached
     from peftbench.models.base import Loaded
-    from peftbench.record import Record
     from peftbench.sweep.child import OnProgress
     from peftbench.tasks.base import Task
     from peftbench.training.hooks import Hook
-
-ADAPTER = "adapter"
-PREDICTIONS = "predictions.parquet"
 
 
 def execute(run: RunConfig, folder: Path, record: Record, on_progress: OnProgress) -> None:

@@ -9,6 +9,7 @@ import pytest
 from support import carried_out
 
 from peftbench.files import scratch, share
+from peftbench.record import CONFIG
 from peftbench.sparsity.compact import expand_folder
 from peftbench.sweep import outcome
 from peftbench.sweep.grid import Point
@@ -20,7 +21,7 @@ def test_the_next_run_of_a_point_removes_what_a_killed_one_has_left(tiny_run) ->
     with scratch(point.folder) as left:
         (Path(left) / "adapter_model.safetensors").touch()
         outcome.begin(point)
-        assert [path.name for path in point.folder.iterdir()] == [outcome.CONFIG]
+        assert [path.name for path in point.folder.iterdir()] == [CONFIG]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from peftbench.bench import markdown
+from peftbench.record import PREDICTIONS
 
 
 def bits(correct: np.ndarray) -> str:
@@ -20,7 +21,7 @@ def correct_answers(folder: Path) -> str:
     """`bits` of the predictions that one of our runs has left in its folder, by item."""
     import pandas as pd
 
-    rows = pd.read_parquet(folder / "predictions.parquet").sort_values("id")
+    rows = pd.read_parquet(folder / PREDICTIONS).sort_values("id")
     return bits((rows["prediction"] == rows["label"]).to_numpy())
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from peftbench.bench.paired import bits, correct_answers
 from peftbench.errors import UserError
+from peftbench.record import FILE
 
 SCRIPT = Path(__file__).with_name("trainer_script.py")
 METHODS = {"lora": "lora", "sparse_lora": "lora", "qlora": "qlora", "hira": "hira"}
@@ -59,7 +60,7 @@ def ours(setting: Setting, name: str, seed: int, *more: str) -> dict[str, Any]:
 
 
 def _records(folder: Path) -> list[Path]:
-    found = sorted(folder.glob("*/record.json"))
+    found = sorted(folder.glob(f"*/{FILE}"))
     if len(found) != len(METHODS):
         raise UserError(f"ours left {len(found)} records instead of {len(METHODS)}")
     return found

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TextIO
 
-__all__ = ["BASELINE", "SEARCH", "show", "write"]
+__all__ = ["BASELINE", "PAGE", "SEARCH", "show", "write"]
 
 BASELINE = "lora"
 """The method that others are compared with unless another one is named."""
+PAGE = "report.html"
 SEARCH = "search.json"
 """What a search leaves in its sweep folder for the page."""
 

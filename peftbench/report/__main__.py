@@ -12,7 +12,7 @@ from pathlib import Path
 
 from peftbench.console import print_anything
 from peftbench.errors import UserError
-from peftbench.record import write_atomically
+from peftbench.record import FILE, write_atomically
 from peftbench.report import BASELINE, sweep
 from peftbench.report.reading import FEW, uncollected
 from peftbench.report.sweep import Sweep
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _newest(outputs: Path) -> Path:
     """The sweep folder in ``outputs`` whose records are the most recent."""
-    newest = max(outputs.glob("*/*/record.json"), key=lambda path: path.stat().st_mtime, default=None)
+    newest = max(outputs.glob(f"*/*/{FILE}"), key=lambda path: path.stat().st_mtime, default=None)
     if newest is None:
         raise UserError(f"there is no sweep in {outputs}/: give a sweep folder")
     return newest.parent.parent

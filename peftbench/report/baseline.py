@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 
-from peftbench.record import Record
+from peftbench.record import PREDICTIONS, Record
 from peftbench.report.compare import Comparison, Gain, corrected, paired
 from peftbench.report.figures import Figure
 from peftbench.report.sweep import Section, Setting, must_agree, varying
 
-FILE = "predictions.parquet"
 TOLERANCE = 1e-3
 """How far (relative) the figure recomputed from the predictions may lie from the record's."""
 
@@ -138,7 +137,7 @@ def _gains(
 
 def _answers(folder: Path, metric: Figure | None, run: Record, cache: dict[str, Answers]) -> Answers:
     if run.run_id not in cache:
-        answers = _read(folder / run.run_id / FILE, metric)
+        answers = _read(folder / run.run_id / PREDICTIONS, metric)
         _check(answers, metric, run)
         cache[run.run_id] = answers
     return cache[run.run_id]
@@ -153,11 +152,11 @@ def _read(path: Path, metric: Figure | None) -> Answers:
             table = file.read(columns=columns, use_threads=False)
         found = [table.column(name).to_numpy() for name in columns]
     except (OSError, ValueError, KeyError, pyarrow.ArrowException):
-        raise Untestable(f"{path.parent.name} has no {FILE} that can be read, with {', '.join(columns)}") from None
+        raise Untestable(f"{path.parent.name} has no {path.name} that can be read, with {', '.join(columns)}") from None
     order = np.argsort(found[0], kind="stable")
     ids, reference, answer = (values[order] for values in found)
     if not len(ids) or len(np.unique(ids)) != len(ids):
-        raise Untestable(f"{path.parent.name}: the item ids in {FILE} are not unique")
+        raise Untestable(f"{path.parent.name}: the item ids in {path.name} are not unique")
     if name == "quality/accuracy":
         return Answers(ids, reference, (answer == reference).astype(float), np.ones(len(ids)))
     return Answers(ids, reference, -answer.astype(float), reference.astype(float))

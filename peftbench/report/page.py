@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from peftbench import __version__
 from peftbench.record import SOURCES, Record, write_atomically
-from peftbench.report import facts, search
+from peftbench.report import PAGE, facts, search
 from peftbench.report.charts import draw
 from peftbench.report.failures import failed
 from peftbench.report.figures import DASH, missing, number, quality, scale, score
@@ -24,7 +24,6 @@ from peftbench.report.options import flatten
 from peftbench.report.sweep import Sweep
 from peftbench.report.view import View
 
-FILE = "report.html"
 RUNS = 500
 """Runs listed one by one. Of more, only those of the rows shown are; results.csv has all."""
 FAILURES = 100
@@ -45,7 +44,7 @@ class Fact:
 
 def write(sweep: Sweep, shown: Sequence[View], baseline: str) -> Path:
     """Write the page into the sweep folder in one step and return its path."""
-    path = sweep.folder / FILE
+    path = sweep.folder / PAGE
     write_atomically(path, render(sweep, shown, baseline))
     return path
 

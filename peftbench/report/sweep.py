@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from peftbench.errors import UserError
-from peftbench.record import Record, run_folders
+from peftbench.record import CONFIG, FILE, Record, run_folders
 from peftbench.report import facts
 from peftbench.report.figures import Figure, missing, quality
 from peftbench.report.options import NOT_DECISIVE, flatten, grouped, json_text, last_part, texts, vary
@@ -168,7 +168,7 @@ def _held(names: Sequence[str], found: Sequence[Record | None]) -> dict[str, Rec
 
 def _begun(folder: Path, name: str) -> bool:
     """Whether a folder without a readable record is a run's: a config.yaml or a damaged record.json is there."""
-    return any((folder / name / file).exists() for file in ("config.yaml", "record.json"))
+    return any((folder / name / file).exists() for file in (CONFIG, FILE))
 
 
 def _decisive(records: Sequence[Record]) -> list[tuple[str, ...]]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from peftbench.report import PAGE
 from peftbench.report.columns import Column
 from peftbench.report.failures import unfinished
 from peftbench.report.view import View
@@ -44,7 +45,7 @@ def show(sweep: Sweep, shown: Sequence[View], file: TextIO | None = None, *, oth
     _failures(console, sweep)
     if sweep.copies:
         _say(console, f"! Not counted, for another folder holds the same run: {', '.join(sweep.copies)}", "yellow")
-    page = sweep.folder / "report.html"
+    page = sweep.folder / PAGE
     if page.exists():
         _say(console, f"Report: {page}" + (f" ({others:,} other settings are there too)" if others else ""))
 

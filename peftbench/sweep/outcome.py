@@ -12,11 +12,10 @@ from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.files import clear_scratch
-from peftbench.record import FILE, Record, Status, read, write_atomically
+from peftbench.record import CONFIG, FILE, Record, Status, read, write_atomically
 from peftbench.sweep.grid import Point
 
 LOG = "run.log"
-CONFIG = "config.yaml"
 CORRUPT = "record.corrupt.json"
 PREVIOUS = "record.previous.json"
 BY_ENGINE = "recorded_by_engine"

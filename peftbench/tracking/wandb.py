@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator
 
-from peftbench.record import FINE, SOURCES, Record
+from peftbench.record import ADAPTER, FINE, PREDICTIONS, SOURCES, Record
 from peftbench.tracking.base import Tracker
 from peftbench.tracking.server import authenticated, quiet_setup, reachable
 from peftbench.tracking.tries import NO_ARTIFACTS, UNSYNCED, begins, begun, is_without_artifacts
@@ -232,7 +232,7 @@ def log_artifacts(run: Any, record: Record, folder: Path) -> None:
     import wandb
 
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", record.run_id)[:100]
-    for kind, path in (("adapter", folder / "adapter"), ("predictions", folder / "predictions.parquet")):
+    for kind, path in (("adapter", folder / ADAPTER), ("predictions", folder / PREDICTIONS)):
         if not path.exists():
             continue
         artifact = wandb.Artifact(f"{stem}-{kind}", type=kind)

@@ -16,7 +16,7 @@ from typing import Any
 
 from peftbench.bench import markdown
 from peftbench.bench.frame import Options
-from peftbench.record import FILE, Record
+from peftbench.record import FILE, PREDICTIONS, Record
 
 ON_DEVICE = False
 RECORDS = 100_000
@@ -79,7 +79,7 @@ def generate(folder: Path, count: int) -> None:
         run_folder = folder / record.run_id
         run_folder.mkdir()
         (run_folder / FILE).write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-        os.link(folder / f".pool{chosen}", run_folder / "predictions.parquet")
+        os.link(folder / f".pool{chosen}", run_folder / PREDICTIONS)
 
 
 def _points() -> Iterator[tuple[str, int, float, int]]:
