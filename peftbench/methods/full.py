@@ -26,13 +26,10 @@ class Full(Method):
 
     def save(self, attached: Attached, folder: Path) -> None:
         """Write the base network to ``model.safetensors`` and the head to ``head.safetensors``."""
-        from safetensors.torch import save_file
-
         from peftbench.methods import injection
 
         folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.cpu().contiguous() for name, tensor in attached.adapter_state().items()}
-        save_file(state, folder / FILE, metadata={"format": "pt"})
+        injection.write_tensors(folder / FILE, attached.adapter_state())
         injection.write_head(folder, attached)
 
     def restore(self, attached: Attached, folder: Path) -> None:

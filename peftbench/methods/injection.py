@@ -146,7 +146,7 @@ def write_adapter(folder: Path, config: PeftConfig, state: Mapping[str, torch.Te
     """Write what ``PeftModel.from_pretrained`` reads; no model card, which would count as adapter bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
-    _write(folder / ADAPTER_FILE, state)
+    write_tensors(folder / ADAPTER_FILE, state)
 
 
 def read_adapter(folder: Path) -> tuple[PeftConfig, dict[str, torch.Tensor]]:
@@ -164,7 +164,7 @@ def write_head(folder: Path, attached: Attached) -> None:
     """Write the head under its names in the base network; no file where there is no head."""
     state = {name.removeprefix(PREFIX): tensor for name, tensor in attached.head_state().items()}
     if state:
-        _write(folder / HEAD_FILE, state)
+        write_tensors(folder / HEAD_FILE, state)
 
 
 def read_head(folder: Path, attached: Attached) -> None:
@@ -176,7 +176,8 @@ def read_head(folder: Path, attached: Attached) -> None:
             tensor.copy_(saved[name.removeprefix(PREFIX)])
 
 
-def _write(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+def write_tensors(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Write a safetensors file, as PyTorch's."""
     tensors: dict[str, torch.Tensor] = {}
     written: set[int] = set()
     for name, tensor in state.items():
