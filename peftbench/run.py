@@ -20,7 +20,7 @@ from peftbench.measuring.flops import flops_per_token
 from peftbench.measuring.inference import profile_inference
 from peftbench.measuring.memory import PeakMemory, resident
 from peftbench.measuring.sizes import base_bytes, file_bytes, parameter_counts
-from peftbench.models.frozen import hold_in
+from peftbench.methods.frozen import hold_in
 from peftbench.record import ADAPTER, PREDICTIONS, Record
 from peftbench.sparsity.compact import DENSE_FILE, compact_folder, expand_folder, sparsity_of
 from peftbench.tasks import vocabulary

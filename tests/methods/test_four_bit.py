@@ -11,8 +11,8 @@ from bitsandbytes.nn import Linear4bit
 from torch import nn
 
 from peftbench.methods.four_bit import FourBitLinear, take_over
+from peftbench.methods.frozen import hold_in
 from peftbench.methods.quantization import dense_weight
-from peftbench.models.frozen import hold_in
 
 from . import bases
 from .bases import Base

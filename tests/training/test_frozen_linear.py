@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from peftbench.bench.contenders import Ops
 from peftbench.measuring.flops import flops_per_token
 from peftbench.methods import frozen
-from peftbench.models.frozen import hold_in
+from peftbench.methods.frozen import hold_in
 from peftbench.tasks.base import Batch
 from peftbench.training import attention, frozen_linear
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from peftbench.models.frozen import hold_in
+from peftbench.methods.frozen import hold_in
 
 
 class Tied(nn.Module):
