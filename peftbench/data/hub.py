@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 
 from peftbench.component import named
 from peftbench.data.columns import STEMS, Columns, Table, note_unread
-from peftbench.data.files import load_hub
 from peftbench.errors import UserError
+from peftbench.hub import load_dataset
 
 if TYPE_CHECKING:
     import datasets
@@ -60,7 +60,9 @@ class Hub(Columns):
 
     def tables(self, notes: list[str]) -> dict[str, Table]:
         """See `Columns.tables`."""
-        found = load_hub(str(self.id), self.config) if self.path is None else _load_saved(Path(self.path).expanduser())
+        found = (
+            load_dataset(str(self.id), self.config) if self.path is None else _load_saved(Path(self.path).expanduser())
+        )
         names = {split: next((stem for stem in stems if stem in found), None) for split, stems in STEMS.items()}
         if names["train"] is None:
             raise UserError(f"dataset={self.name}: no train split, but {', '.join(found)}; choose another data set")

@@ -138,7 +138,7 @@ def test_a_folder_without_a_model_is_said_while_composing(tmp_path: Path) -> Non
 
 
 def test_the_hub_being_away_is_said(monkeypatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"model\.path=DIR"):
         Pretrained(name="bert", id="peftbench-tests/not-there").config()
 
