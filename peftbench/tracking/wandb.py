@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -175,9 +174,9 @@ def summary_of(record: Record) -> dict[str, Any]:
 
 
 def tracked_id(run: RunConfig) -> str:
-    """W&B's id of a run: its sweep and configuration decide it; at most 64 characters of those that W&B takes."""
+    """W&B's id of a run: its sweep and configuration decide it; at most 64 characters, all of which W&B takes."""
     digest = hashlib.sha256(f"{run.sweep}/{run.run_id}/{run.hash}".encode()).hexdigest()[:8]
-    return f"{re.sub(r'[^A-Za-z0-9._-]', '_', run.run_id)[:55]}-{digest}"
+    return f"{run.run_id[:55]}-{digest}"
 
 
 def run_settings() -> Any:
@@ -231,11 +230,10 @@ def log_artifacts(run: Any, record: Record, folder: Path) -> None:
     """Log ``adapter/`` and ``predictions.parquet`` of a run, as far as they are there."""
     import wandb
 
-    stem = re.sub(r"[^A-Za-z0-9._-]", "_", record.run_id)[:100]
     for kind, path in (("adapter", folder / ADAPTER), ("predictions", folder / PREDICTIONS)):
         if not path.exists():
             continue
-        artifact = wandb.Artifact(f"{stem}-{kind}", type=kind)
+        artifact = wandb.Artifact(f"{record.run_id[:100]}-{kind}", type=kind)
         add = artifact.add_dir if path.is_dir() else artifact.add_file
         add(str(path), policy="immutable", skip_cache=True)
         artifact.finalize()
