@@ -54,44 +54,33 @@ def identity_of(folder: Path) -> str:
     return folder.name.removeprefix("offline-").split("-", 2)[2]
 
 
-class Delivery:
-    """Iterating delivers the folders and yields each as it is done: (folder, None or why it did not arrive).
+def deliver(runs: Sequence[Path]) -> Iterator[tuple[Path, str | None]]:
+    """Upload local W&B folders; each as it is done, with None or why it did not arrive."""
+    server = Server()
+    for first in range(0, len(runs), CHUNK):
+        yield from _chunk(runs[first : first + CHUNK], server)
 
-    Args:
-        runs: local W&B folders.
-    """
 
-    def __init__(self, runs: Sequence[Path]) -> None:
-        self._runs = runs
-        self._server = Server()
-
-    def __iter__(self) -> Iterator[tuple[Path, str | None]]:
-        for first in range(0, len(self._runs), CHUNK):
-            yield from self._chunk(self._runs[first : first + CHUNK])
-
-    def _chunk(self, runs: Sequence[Path]) -> Iterator[tuple[Path, str | None]]:
-        for run in runs:
-            unmark(run)
-        left = list(runs)
-        with Upload(runs) as upload:
-            while left:
-                ended = upload.ended()  # before looking for marks: the last of them are set before the end
-                for run in [run for run in left if is_synced(run)]:
-                    left.remove(run)
-                    upload.moved()
-                    yield run, self._checked(run)
-                if ended:
-                    break
-                time.sleep(POLL_SECONDS)
-            said = upload.said()
-        for run in left:
-            unmark(run)
-            yield run, said
-
-    def _checked(self, run: Path) -> str | None:
-        if (problem := self._server.arrived(run)) is not None:
-            unmark(run)
-        return problem
+def _chunk(runs: Sequence[Path], server: Server) -> Iterator[tuple[Path, str | None]]:
+    for run in runs:
+        unmark(run)
+    left = list(runs)
+    with Upload(runs) as upload:
+        while left:
+            ended = upload.ended()  # before looking for marks: the last of them are set before the end
+            for run in [run for run in left if is_synced(run)]:
+                left.remove(run)
+                upload.moved()
+                if (problem := server.arrived(run)) is not None:
+                    unmark(run)
+                yield run, problem
+            if ended:
+                break
+            time.sleep(POLL_SECONDS)
+        said = upload.said()
+    for run in left:
+        unmark(run)
+        yield run, said
 
 
 class Upload:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from peftbench.console import print_anything
 from peftbench.record import FILE
-from peftbench.tracking.delivery import Delivery, is_synced, replay
+from peftbench.tracking.delivery import deliver, is_synced, replay
 from peftbench.tracking.server import authenticated, quiet_setup, reachable
 from peftbench.tracking.tries import UNSYNCED, last_of
 
@@ -83,7 +83,7 @@ def _problem() -> tuple[int, str] | None:
 def _deliver(runs: Sequence[Path]) -> int:
     """Deliver all, one line a run as it arrives, and a last one that counts; the exit status."""
     failed = 0
-    for number, (run, problem) in enumerate(Delivery(runs), 1):
+    for number, (run, problem) in enumerate(deliver(runs), 1):
         failed += problem is not None
         said = f"synced {_label(run)}" if problem is None else f"failed {_label(run)}: {problem}"
         print(f"[{number}/{len(runs)}] {said}", flush=True)
