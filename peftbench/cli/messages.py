@@ -115,8 +115,9 @@ def _left_out(parent: DictConfig, group: str, key: str) -> list[str]:
 
 def _of_a_part(key: str) -> list[str]:
     """The option of the recipe, which is the same part in every run, that has this name: ``trainer.lr`` for ``lr``."""
-    text = (CONF / "recipe.yaml").read_text(encoding="utf-8")
-    return [f"trainer.{key}"] if key in re.findall(r"^(\w+):", text, flags=re.M) else []
+    from peftbench.config import Trainer
+
+    return [f"trainer.{key}"] if key in Trainer.model_fields else []
 
 
 def _configs_with(group: str, key: str) -> list[str]:
