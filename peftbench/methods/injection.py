@@ -60,14 +60,13 @@ def find_sites(loaded: Loaded, targets: Targets, *, linear_only: bool = True) ->
         return _sites(loaded, linear, linear)
     candidates = linear if linear_only else [name for name, _ in loaded.model.named_modules() if not _in(name, loaded)]
     layers = [name for name in candidates if any(_matches(name, target) for target in wanted)]
+    known = sorted({name.rpartition(".")[2] for name in linear})
     if not wanted:
-        known = sorted({name.rpartition(".")[2] for name in linear})
         raise UserError(
             f"method.targets=attention: neither model.targets nor PEFT says which layers that are in "
             f"{type(loaded.model).__name__}; write method.targets=all-linear or a list out of [{', '.join(known)}]"
         )
     if missing := [target for target in wanted if not any(_matches(name, target) for name in layers)]:
-        known = sorted({name.rpartition(".")[2] for name in linear})
         # "attention" is the model's to say: its YAML was written for another network then.
         option, other = ("model", "null") if targets == "attention" else ("method", "all-linear")
         raise UserError(
