@@ -15,8 +15,8 @@ Work = Callable[[], None]
 class Turns:
     """What `interleave` measured."""
 
-    order: list[tuple[int, str]] = field(default_factory=list)
-    """(round, contender) of every timed turn, in the order of time."""
+    order: list[list[int | str]] = field(default_factory=list)
+    """[round, contender] of every timed turn, in the order of time: lists, as JSON has them."""
     ms: dict[str, list[float]] = field(default_factory=dict)
     """Milliseconds a step of each contender, by round: the mean over its turn."""
 
@@ -55,7 +55,7 @@ def interleave(
                     step()
                 wait()
                 turns.ms[name].append((clock() - start) * 1e3 / steps)
-                turns.order.append((index, name))
+                turns.order.append([index, name])
     return turns
 
 

@@ -31,7 +31,7 @@ def test_turns_alternate_and_only_timed_steps_count() -> None:
 
     steps = {"a": work("a", 0.001), "b": work("b", 0.003)}
     turns = interleave(steps, 3, 2, warmup=2, clock=lambda: now[0])
-    assert turns.order == [(0, "a"), (0, "b"), (1, "a"), (1, "b"), (2, "a"), (2, "b")]
+    assert turns.order == [[0, "a"], [0, "b"], [1, "a"], [1, "b"], [2, "a"], [2, "b"]]
     assert done == list("aabb" + "aaabbb" * 3), "warm-up, then an untimed and two timed steps a turn"
     assert turns.ms["a"] == pytest.approx([1.0] * 3)
     assert turns.ms["b"] == pytest.approx([3.0] * 3)

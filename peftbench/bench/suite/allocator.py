@@ -56,7 +56,7 @@ def _case(case: Case, options: Options) -> dict[str, Any]:
             work[way] = open_.enter_context(_elsewhere(case, variables, pages[way]))
         turns = interleave(work, options.repetitions, workload.steps_per_turn, warmup=WARMUP)
     settled = {way: seen[WARMUP:] for way, seen in pages.items()}
-    return {"name": workload.title, "order": [list(turn) for turn in turns.order], "ms": turns.ms, "pages": settled}
+    return {"name": workload.title, "order": turns.order, "ms": turns.ms, "pages": settled}
 
 
 @contextmanager

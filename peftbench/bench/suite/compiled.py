@@ -64,7 +64,7 @@ def run(options: Options) -> dict[str, Any]:
         "device": case.device,
         "rounds": options.repetitions,
         "steps_per_turn": steps,
-        "order": [list(turn) for turn in turns.order],
+        "order": turns.order,
         "contenders": found,
     }
 

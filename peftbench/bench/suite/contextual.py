@@ -104,7 +104,7 @@ def _case(case: Case, long: bool, options: Options) -> dict[str, Any]:
             }
             for key, (found, hook) in sparse.items()
         },
-        "order": [list(turn) for turn in turns.order],
+        "order": turns.order,
         "contenders": {key: {"ms": turns.ms[key], "flops_per_token": counts[key]} for key in counts},
     }
 

@@ -81,7 +81,7 @@ def run(options: Options) -> dict[str, Any]:
         "length": workload.length,
         "rounds": options.repetitions,
         "steps_per_turn": steps,
-        "order": [list(turn) for turn in turns.order],
+        "order": turns.order,
         "contenders": found,
     }
 

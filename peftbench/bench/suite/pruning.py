@@ -88,7 +88,7 @@ def _time(case: Case, result: dict[str, Any], options: Options) -> None:
     steps = case.steps_per_turn(options.quick)
     work = {name: enter(case, name).step for name in TIMED}
     turns = interleave(work, options.repetitions, steps, warmup=WARMUP, wait=lambda: synchronize(device))
-    result |= {"steps_per_turn": steps, "order": [list(turn) for turn in turns.order]}
+    result |= {"steps_per_turn": steps, "order": turns.order}
     for name, times in turns.ms.items():
         result["contenders"][name]["ms"] = times
 

@@ -91,7 +91,7 @@ def _time(case: Any, result: dict[str, Any], warmup: int, options: Options) -> N
         warmup=warmup,
         wait=lambda: synchronize(device),
     )
-    result["order"] = [list(turn) for turn in turns.order]
+    result["order"] = turns.order
     for name, times in turns.ms.items():
         result["contenders"][name]["ms"] = times
 

@@ -81,7 +81,7 @@ def _case(case: Case, options: Options) -> dict[str, Any]:
             "shapes": sum(product.flops for product in found),
             "square": 2 * size**3,
         },
-        "order": [list(turn) for turn in turns.order],
+        "order": turns.order,
         "ms": turns.ms,
     }
 
