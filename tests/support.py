@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import random
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,12 @@ SHARED = ROOT.parent / "shared" / "data"
 
 GOOD = ("good", "great", "fine", "superb", "lovely")
 BAD = ("bad", "awful", "dull", "poor", "weak")
+
+
+def peftbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command as a person types it, in the folder ``cwd``."""
+    command = [sys.executable, "-m", "peftbench", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def can_populate() -> bool:

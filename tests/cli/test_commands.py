@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support import checkpoint
+from support import checkpoint, peftbench
 
 from peftbench import __version__ as peftbench_version
 
 LOGGING = "+hydra.callbacks.log._target_=hydra.experimental.callbacks.LogJobReturnCallback"
-
-
-def peftbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "peftbench", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def write(folder: Path, files: dict[str, str]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from support import CONF
+from support import CONF, peftbench
 
 from peftbench.errors import UserError
 from peftbench.sweep import command
@@ -19,11 +19,6 @@ from peftbench.sweep.slurm.options import PROGRAMS, TRIALS, Cluster, chosen
 from peftbench.sweep.slurm.ticket import Ticket
 
 SHIPPED = OmegaConf.load(CONF / "hydra" / "launcher" / "slurm.yaml")
-
-
-def peftbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "peftbench", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
