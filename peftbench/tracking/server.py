@@ -59,15 +59,12 @@ def reachable(url: str) -> bool:
 
 
 def _answers(url: str) -> bool:
+    query = b'{"query": "query Probe { viewer { id } }"}'
     try:
-        urllib.request.urlopen(_probe(url), timeout=PROBE_SECONDS).close()
+        asked = urllib.request.Request(f"{url.rstrip('/')}/graphql", query, {"Content-Type": "application/json"})
+        urllib.request.urlopen(asked, timeout=PROBE_SECONDS).close()
     except urllib.error.HTTPError as error:
         return error.code < 500
     except (OSError, ValueError):
         return False
     return True
-
-
-def _probe(url: str) -> urllib.request.Request:
-    query = b'{"query": "query Probe { viewer { id } }"}'
-    return urllib.request.Request(f"{url.rstrip('/')}/graphql", query, {"Content-Type": "application/json"})
