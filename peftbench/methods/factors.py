@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import abstractmethod
 from collections import Counter
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft.tuners.hira.layer import HiraLayer
 from peft.tuners.lora.layer import LoraLayer
+from peft.utils.other import get_pattern_key
 from torch import nn
 
+from peftbench.errors import UserError
 from peftbench.methods.base import Factor
 from peftbench.methods.injection import ADAPTER, PREFIX
 
@@ -137,7 +140,7 @@ def pairs(model: PeftModel) -> Iterator[Pair]:
 
 
 def rank_fields(found: Sequence[Pair]) -> dict[str, Any]:
-    """LoraConfig's ``r``, ``lora_alpha``, ``rank_pattern`` and ``alpha_pattern`` that describe ``found``."""
+    """LoraConfig's fields that describe the ranks and the scales of ``found``."""
     sizes = {pair.layer: (pair.rank, pair.scale * pair.rank) for pair in found}
     rank, alpha = Counter(sizes.values()).most_common(1)[0][0]
     # Anchored: PEFT matches a key with the end of a name otherwise.
@@ -147,7 +150,30 @@ def rank_fields(found: Sequence[Pair]) -> dict[str, Any]:
         "lora_alpha": alpha,
         "rank_pattern": {key: size[0] for key, size in others.items()},
         "alpha_pattern": {key: size[1] for key, size in others.items()},
+        # Alpha is that of s = alpha / r, also where the layers were made with alpha / sqrt(r).
+        "use_rslora": False,
     }
+
+
+def check_scales(config: Any, found: Sequence[Pair]) -> None:
+    """PEFT must give the layers of a saved adapter the scales that ``found`` have.
+
+    Args:
+        config: the adapter's LoraConfig.
+    Raises:
+        UserError: ``config`` says others.
+    """
+    for pair in found:
+        rank, alpha = (
+            pattern.get(get_pattern_key(list(pattern), pair.layer), default)
+            for pattern, default in ((config.rank_pattern, config.r), (config.alpha_pattern, config.lora_alpha))
+        )
+        scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
+        if not math.isclose(scale, pair.scale, rel_tol=1e-6):
+            raise UserError(
+                f"PEFT would scale {pair.layer} of the saved adapter by {scale:g}, and it was trained with "
+                f"{pair.scale:g}: let the method's export write r, lora_alpha and use_rslora as Lora.export does"
+            )
 
 
 def scale_at(rank: Rank, r: int) -> float:

@@ -60,9 +60,15 @@ class Lora(RankedTuner):
         return config, state
 
     def admit(self, model: PeftModel, config: PeftConfig, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """See `Tuner.admit`."""
+        """See `Tuner.admit`.
+
+        Raises:
+            UserError: the saved configuration says other scales than the layers have.
+        """
         from peftbench.methods import factors
 
-        for pair in factors.pairs(model):
+        found = list(factors.pairs(model))
+        for pair in found:
             pair.fit(state)
+        factors.check_scales(config, found)
         return state

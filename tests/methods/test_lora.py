@@ -8,6 +8,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from peftbench.errors import UserError
+from peftbench.methods.lora import Lora
 
 from . import bases
 from .bases import Base
@@ -94,6 +95,43 @@ def test_peft_loads_what_is_saved(any_base: Base, tmp_path, shrunk):
     method.save(attached, tmp_path)
     expected = bases.logits(attached.model)
     torch.testing.assert_close(bases.logits(load_in_peft(any_base, tmp_path)), expected, rtol=1e-5, atol=1e-5)
+
+
+class OfSquareRoot(Lora):
+    """rsLoRA (Kalajdzievski, 2023), as somebody would write it: ``s = alpha / sqrt(r)``."""
+
+    def peft_config(self, sites, run):
+        config = super().peft_config(sites, run)
+        config.use_rslora = True
+        return config
+
+
+class OfSquareRootTwice(OfSquareRoot):
+    def export(self, model):
+        config, state = super().export(model)
+        config.use_rslora = True
+        return config, state
+
+
+@pytest.mark.parametrize("pattern", [{}, {"layer.1.attention.q_lin": 6}])
+def test_a_method_of_ones_own_with_another_scale_is_saved_as_it_was_trained(base: Base, tmp_path, pattern):
+    method = OfSquareRoot(name="rs")
+    attached = base.attach(method, bases.run(pattern=pattern))
+    bases.train(attached)
+    expected = bases.logits(attached.model)
+    method.save(attached, tmp_path)
+    torch.testing.assert_close(bases.logits(load_in_peft(base, tmp_path)), expected, rtol=1e-5, atol=1e-5)
+    again = base.attach(method, bases.run(pattern=pattern))
+    method.restore(again, tmp_path)
+    torch.testing.assert_close(bases.logits(again.model), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_saved_scale_that_is_not_the_trained_one_is_refused(base: Base, tmp_path):
+    method = OfSquareRootTwice(name="rs")
+    attached = base.attach(method)
+    method.save(attached, tmp_path)
+    with pytest.raises(UserError, match=r"q_lin of the saved adapter by 6, and it was trained with 3: let the method"):
+        method.restore(attached, tmp_path)
 
 
 def test_dense_lora_refuses_a_sparsity():
