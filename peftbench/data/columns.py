@@ -20,8 +20,12 @@ from peftbench.errors import UserError, first_of
 if TYPE_CHECKING:
     import pandas as pd
 
-STEMS = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
-"""What the three splits are called."""
+STEMS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""What the three splits are called, as `datasets` knows them by the names of files; of several the first is read."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,10 @@ from peftbench.errors import UserError
 
 
 class Text(Columns):
-    """One file, or a folder with train.* and perhaps validation.* and test.*; what is missing is cut out of train."""
+    """One file, or a folder with train.* and perhaps validation.* and test.*; what is missing is cut out of train.
+
+    Other words for them are read as `datasets` does: training.*, dev.*, eval.*, ...
+    """
 
     @model_validator(mode="after")
     def _has_a_path(self) -> Text:

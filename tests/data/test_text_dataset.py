@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 from tables import dataset, frame, write
 
+from peftbench.data.columns import STEMS
 from peftbench.data.text import Text
 from peftbench.errors import UserError
 
@@ -50,6 +51,26 @@ def test_a_folder_with_splits_is_taken_as_it_is_but_for_overlap(tmp_path):
     assert sorted(data.validation.texts) == sorted(table.review[18:22])
     assert list(data.evaluation.texts) == list(table.review[22:])
     assert any("2 items left out because their text is also in test" in note for note in data.notes)
+
+
+def test_splits_are_called_as_datasets_calls_them():
+    data_files = pytest.importorskip("datasets.data_files")
+    assert {name: list(stems) for name, stems in STEMS.items()} == {
+        str(name): keywords for name, keywords in data_files.SPLIT_KEYWORDS.items()
+    }
+
+
+def test_a_file_called_eval_is_evaluated_on_where_there_is_no_test(tmp_path):
+    table = frame(30)
+    for name, rows in (("training", table[:18]), ("valid", table[18:22]), ("eval", table[22:])):
+        write(rows, tmp_path / f"{name}.jsonl")
+    data = dataset(tmp_path).read()
+    assert sorted(data.train.texts) == sorted(table.review[:18])
+    assert list(data.evaluation.texts) == list(table.review[22:])
+    write(table[22:25], tmp_path / "test.jsonl")
+    data = dataset(tmp_path).read()
+    assert list(data.evaluation.texts) == list(table.review[22:25])
+    assert "not read: eval.jsonl" in data.notes
 
 
 def test_tables_of_a_folder_that_are_not_read_are_noted(tmp_path):
