@@ -92,8 +92,12 @@ class Columns(Dataset):
         test, name = tables.get("test"), self.label_column
         if test is None or name is None:
             return
+        train = tables["train"].frame
+        # Where -1 is a class of train it is one of test, unless classes have names: those are counted from 0.
+        is_class = not test.label_names and name in train and train[name].isin([-1, "-1"]).any()
+        none = [""] if is_class else [-1, "-1", ""]
         # What is missing is None, NaN or NA, by the type of the column.
-        if name not in test.frame or test.frame[name].dropna().isin([-1, "-1", ""]).all():
+        if name not in test.frame or test.frame[name].dropna().isin(none).all():
             notes.append("the public test split has no labels and is left out")
             del tables["test"]
 

@@ -70,6 +70,9 @@ def test_rows_without_a_label_are_of_no_class(tmp_path):
     assert sorted(data.train.ids) == [i for i in range(60) if i % 3]
     assert [rows["label"][row] for row in data.train.ids] == list(data.train.labels)
     assert "snli (train): 20 rows without a label (-1) left out" in data.notes
+    parts["test"] = split("test", 7, -1)
+    parts.save_to_disk(tmp_path / "blind")
+    assert hub(path=str(tmp_path / "blind")).read().evaluation.name == "dev"
     path = tmp_path / "mine.parquet"
     pd.DataFrame(rows).to_parquet(path)
     assert Text(name="text", path=str(path), text_column="sentence").read().label_names == ("-1", "0", "1")

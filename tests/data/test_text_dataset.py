@@ -185,6 +185,17 @@ def test_a_test_split_without_labels_is_left_out(tmp_path):
     assert "the public test split has no labels and is left out" in data.notes
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_minus_one_is_a_label_of_test_where_it_is_one_of_train(tmp_path, suffix):
+    write(frame().assign(mood=[1 if i % 2 else -1 for i in range(60)]), tmp_path / f"train.{suffix}")
+    write(frame(80)[60:].assign(mood=-1), tmp_path / f"test.{suffix}")
+    data = dataset(tmp_path).read()
+    assert data.label_names == ("-1", "1")
+    assert (len(data.evaluation.texts), set(data.evaluation.labels)) == (20, {0})
+    write(frame().assign(mood=[i % 2 for i in range(60)]), tmp_path / f"train.{suffix}")
+    assert "the public test split has no labels and is left out" in dataset(tmp_path).read().notes
+
+
 @pytest.mark.parametrize("kind", ["Int64", "float64", "object", "string", "boolean"])
 def test_labels_that_are_missing_are_none_whatever_their_type(tmp_path, kind):
     write(frame(), tmp_path / "train.parquet")
