@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from peftbench.data import json_lines
 from peftbench.errors import UserError
 from peftbench.hub import load_dataset
 
@@ -46,6 +47,8 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: there is no such file (the folder holds: {there or 'nothing'})")
     try:
         return _parsed(path)
+    except UserError:
+        raise
     except pd.errors.EmptyDataError:
         raise UserError(f"{path} is empty: write a file with a header and rows") from None
     except pd.errors.ParserError as error:
@@ -57,7 +60,7 @@ def read_table(path: Path) -> pd.DataFrame:
         used = "utf-16" if path.read_bytes()[:2] in UTF_16 else "windows-1252"
         raise UserError(f"{path} is not UTF-8, save it as that: iconv -f {used} -t utf-8 ({error})") from None
     except Exception as error:
-        if path.suffix.lower() == ".json" and _is_lines(path):
+        if path.suffix.lower() == ".json" and json_lines.is_one(path):
             raise UserError(
                 f"{path} holds JSON lines, an object a line: rename it to {path.with_suffix('.jsonl').name}"
             ) from None
@@ -79,9 +82,7 @@ def _parsed(path: Path) -> pd.DataFrame:
         case ".json":
             return pd.DataFrame(json.loads(path.read_text(encoding="utf-8-sig")))
         case ".jsonl":
-            # Not pandas.read_json, which turns what looks like a date into one.
-            lines = path.read_text(encoding="utf-8-sig").split("\n")
-            return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+            return pd.DataFrame(json_lines.read(path))
     return pd.DataFrame({"text": path.read_text(encoding="utf-8-sig").split("\n")})
 
 
@@ -93,15 +94,6 @@ def unknown_kind(path: Path) -> str | None:
         case ".gz" | ".bz2" | ".xz" | ".zst" | ".zip":
             return f"{path} is packed: unpack it, and write what comes out of it"
     return f"{path}: unknown kind of file; write one of {', '.join(SUFFIXES)}"
-
-
-def _is_lines(path: Path) -> bool:
-    """Whether the first line is an object of its own, and more come after it."""
-    first, _, rest = path.read_text(encoding="utf-8-sig").lstrip().partition("\n")
-    try:
-        return isinstance(json.loads(first), dict) and bool(rest.strip())
-    except (ValueError, RecursionError):
-        return False
 
 
 def _separator(path: Path) -> str:

@@ -308,6 +308,10 @@ def test_other_bad_files_are_answered(tmp_path):
     (tmp_path / "half.json").write_text('[\n{"review": "a"},\n{"rev')
     with pytest.raises(UserError, match=r"half\.json cannot be read, replace it by a whole copy"):
         dataset(tmp_path / "half.json").read()
+    for text in ("\n\n".join(["{}"] * 101 + ['{"a": nil}', "{}"]), "\n" * 202 + '{"a": '):
+        (tmp_path / "half.jsonl").write_text(text)
+        with pytest.raises(UserError, match=r"half\.jsonl: line 203 is no JSON \(Expecting value at column 7\)"):
+            dataset(tmp_path / "half.jsonl").read()
     (tmp_path / "deep.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match=r"deep\.json cannot be read, replace it by a whole copy"):
         dataset(tmp_path / "deep.json").read()
