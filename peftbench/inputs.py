@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from peftbench.data.check import check
 from peftbench.data.splits import fingerprint
 from peftbench.tasks import vocabulary
 
@@ -27,13 +28,18 @@ class Data:
 
 
 def prepare(context: Context) -> Data:
-    """Read and tokenize the three splits."""
+    """Read and tokenize the three splits.
+
+    Raises:
+        UserError: they cannot be read or are not what splits must be, or the network does not fit them.
+    """
     from peftbench.tasks.select import task_for
 
     run, record = context.run, context.record
     context.on_progress("reading", 0, 0)
     with context.clock("load"):
         text = run.dataset.read()
+        check(run.dataset, text)
         tokenizer = run.model.tokenizer()
         config = run.model.config()
         vocabulary.check_pad(run.model.name, tokenizer, config)

@@ -24,6 +24,8 @@ from peftbench import run as running
 from peftbench.bench.contenders import ready
 from peftbench.bench.workloads import TINY, Case
 from peftbench.context import Context
+from peftbench.data.base import Split, TextData
+from peftbench.data.text import Text
 from peftbench.errors import UserError
 from peftbench.inputs import Data, prepare
 from peftbench.measuring.inference import Inference
@@ -88,6 +90,13 @@ def test_a_pad_token_that_the_network_has_not_is_said_before_training(
         UserError, match=r"model=padded: the tokenizer pads with token 261 \(<pad>\), and the network has"
     ):
         carried_out(tiny_run(*corpus, "model=pretrained", f"model.path={folder}"))
+
+
+def test_a_data_set_class_whose_splits_overlap_is_refused(tiny_run, monkeypatch) -> None:
+    text = Split("all", [f"text {i}" for i in range(40)], [i % 2 for i in range(40)], range(40))
+    monkeypatch.setattr(Text, "read", lambda _: TextData(text, text, text, ("no", "yes"), "0"))
+    with pytest.raises(UserError, match="dataset=text: 40 texts are in train and in validation too"):
+        carried_out(tiny_run())
 
 
 def test_a_run_on_pairs_predicts_what_peft_and_transformers_do(tiny_run, tmp_path) -> None:

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from peftbench.component import Component
 from peftbench.data.files import PARQUET, find_tables, parquet
+from peftbench.errors import UserError, first_of
 
 if TYPE_CHECKING:
     from peftbench.config import RunConfig
@@ -32,6 +33,19 @@ class Split:
     """Row of each item in its source file, so that predictions can be traced back and paired."""
     seconds: Sequence[str] | None = None
     """The second text of each item, where an item is a pair (a premise and its hypothesis)."""
+
+    def __post_init__(self) -> None:
+        """Raise a UserError if an item lacks something, or a text is none."""
+        seconds = () if self.seconds is None else self.seconds
+        for name, values in (("labels", self.labels), ("ids", self.ids), ("second texts", self.seconds)):
+            if values is not None and len(values) != len(self.texts):
+                counts = f"{len(self.texts):,} texts and {len(values):,} {name}"
+                raise UserError(f"the {self.name} split has {counts}: give each text one")
+        kinds = {*map(type, self.texts), *map(type, seconds)}
+        if other := sorted(kind.__name__ for kind in kinds if not issubclass(kind, str)):
+            raise UserError(
+                f"the {self.name} split has {first_of(other)} among its texts: leave such items out, or write a str"
+            )
 
     @property
     def contents(self) -> Sequence[str]:
