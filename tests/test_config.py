@@ -91,6 +91,17 @@ def test_variables_of_wandb_are_the_defaults_of_the_tracker(compose, monkeypatch
     assert getattr(compose("tracker=wandb", f"tracker.{option}=mine").tracker, option) == "mine"
 
 
+def test_tags_of_wandbs_variable_are_the_default_of_the_trackers(compose, monkeypatch) -> None:
+    base = compose("tracker=wandb")
+    assert base.tracker.tags == ()
+    for value, meant in (("", []), ("night, a100,", ["night", "a100"]), ("x" * 70, ["x" * 64])):
+        monkeypatch.setenv("WANDB_TAGS", value)
+        run = compose("tracker=wandb")
+        assert run.dump()["tracker"]["tags"] == meant
+        assert run.hash == base.hash
+    assert compose("tracker=wandb", "tracker.tags=[mine]").tracker.tags == ("mine",)
+
+
 def test_a_method_without_a_rank_drops_the_axis(compose) -> None:
     assert compose("method=full", "rank=4").run_id == compose("method=full", "rank=8").run_id
     assert compose("method=lora", "rank=4").run_id != compose("method=lora", "rank=8").run_id

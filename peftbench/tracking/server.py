@@ -9,6 +9,17 @@ import urllib.request
 from typing import Any
 
 PROBE_SECONDS = 1.5
+TAGS = "WANDB_TAGS"
+LONGEST_TAG = 64
+
+
+def tags_in(text: str) -> tuple[str, ...]:
+    """The tags of a list as ``WANDB_TAGS`` has it, as W&B takes them.
+
+    >>> tags_in("night, a100,,")
+    ('night', 'a100')
+    """
+    return tuple(tag.strip()[:LONGEST_TAG] for tag in text.split(",") if tag.strip())
 
 
 def quiet_setup() -> None:
@@ -19,6 +30,9 @@ def quiet_setup() -> None:
     # A second try writes over the first. W&B has no argument against the variable: "never" refuses the second try.
     os.environ.pop("WANDB_RESUME", None)
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    # For a tag that is empty or too long W&B would take none of its settings, and track nothing.
+    if tags := tags_in(os.environ.pop(TAGS, "")):
+        os.environ[TAGS] = ",".join(tags)
     import wandb
 
     wandb.setup(wandb.Settings(silent=True, quiet=True))

@@ -18,7 +18,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from peftbench.record import ADAPTER, FINE, PREDICTIONS, SOURCES, Record
 from peftbench.tracking.base import Tracker
-from peftbench.tracking.server import authenticated, quiet_setup, reachable
+from peftbench.tracking.server import LONGEST_TAG, authenticated, quiet_setup, reachable, tags_in
 from peftbench.tracking.tries import NO_ARTIFACTS, UNSYNCED, begins, begun, is_without_artifacts
 
 if TYPE_CHECKING:
@@ -46,6 +46,11 @@ class WandbTracker(Tracker):
     """Whether adapter and predictions are logged as artifacts."""
 
     _run: Any = PrivateAttr(default=None)
+
+    @field_validator("tags", mode="before")
+    @classmethod
+    def _as_in_the_variable(cls, value: Any) -> Any:
+        return tags_in(value or "") if isinstance(value, str | None) else value
 
     @field_validator("project", "entity", mode="before")
     @classmethod
@@ -148,7 +153,7 @@ class WandbTracker(Tracker):
             "group": run.sweep,
             "name": run.run_id,
             "id": tracked_id(run),
-            "tags": [tag[:64] for tag in (*axes, *self.tags)],
+            "tags": [tag[:LONGEST_TAG] for tag in (*axes, *self.tags)],
             "config": {**run.dump(), "config_hash": run.hash},
             "reinit": "create_new",
         }

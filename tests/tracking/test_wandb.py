@@ -71,6 +71,13 @@ def test_the_run_is_named_grouped_and_tagged(written: list[dict]):
     assert run["tags"] == ["method:lora", "dataset:sst2", "rank:8", "seed:0", "mine"]
 
 
+@pytest.mark.parametrize("value", ["", "night,,a100", "x" * 70])
+def test_tags_that_wandb_refuses_do_not_end_tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str):
+    monkeypatch.setenv("WANDB_TAGS", value)
+    track(tmp_path)
+    assert of_type(inspect(tmp_path), "run")
+
+
 def test_the_resolved_configuration_arrives_nested(written: list[dict]):
     config = of_type(written, "run")[0]["run"]["config"]["update"]
     assert (config["trainer"], config["rank"], config["config_hash"]) == ({"lr": 1e-3}, None, "ab" * 32)
