@@ -102,6 +102,13 @@ def test_tags_of_wandbs_variable_are_the_default_of_the_trackers(compose, monkey
     assert compose("tracker=wandb", "tracker.tags=[mine]").tracker.tags == ("mine",)
 
 
+def test_a_mode_that_wandb_does_not_know_is_refused_where_it_would_be_asked_for(compose, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    with pytest.raises(UserError, match=r"^tracker: WANDB_MODE=nonsense is no mode of W&B: write WANDB_MODE=online, "):
+        compose("tracker=wandb")
+    assert compose("tracker=none").tracker.name == "none"
+
+
 def test_a_method_without_a_rank_drops_the_axis(compose) -> None:
     assert compose("method=full", "rank=4").run_id == compose("method=full", "rank=8").run_id
     assert compose("method=lora", "rank=4").run_id != compose("method=lora", "rank=8").run_id

@@ -11,6 +11,9 @@ from typing import Any
 PROBE_SECONDS = 1.5
 TAGS = "WANDB_TAGS"
 LONGEST_TAG = 64
+MODE = "WANDB_MODE"
+MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
+"""What W&B knows; the last two are its older names of offline and online."""
 
 
 def tags_in(text: str) -> tuple[str, ...]:
@@ -22,6 +25,16 @@ def tags_in(text: str) -> tuple[str, ...]:
     return tuple(tag.strip()[:LONGEST_TAG] for tag in text.split(",") if tag.strip())
 
 
+def refuse_mode() -> None:
+    """Look at ``WANDB_MODE``: with one that it does not know, W&B would write nothing that could be delivered later.
+
+    Raises:
+        ValueError: it is none of `MODES`.
+    """
+    if (mode := os.environ.get(MODE)) and mode not in MODES:
+        raise ValueError(f"{MODE}={mode} is no mode of W&B: write {MODE}=online, offline or disabled, or leave it out")
+
+
 def quiet_setup() -> None:
     """Load W&B's settings and start its service, without a word on the terminal.
 
@@ -30,9 +43,11 @@ def quiet_setup() -> None:
     # A second try writes over the first. W&B has no argument against the variable: "never" refuses the second try.
     os.environ.pop("WANDB_RESUME", None)
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    # For a tag that is empty or too long W&B would take none of its settings, and track nothing.
+    # For a tag that is empty or too long, or no mode, W&B would take none of its settings, and track nothing.
     if tags := tags_in(os.environ.pop(TAGS, "")):
         os.environ[TAGS] = ",".join(tags)
+    if os.environ.get(MODE) == "":
+        del os.environ[MODE]
     import wandb
 
     wandb.setup(wandb.Settings(silent=True, quiet=True))

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from peftbench.record import ADAPTER, FINE, PREDICTIONS, SOURCES, Record
 from peftbench.tracking.base import Tracker
-from peftbench.tracking.server import LONGEST_TAG, authenticated, quiet_setup, reachable, tags_in
+from peftbench.tracking.server import LONGEST_TAG, authenticated, quiet_setup, reachable, refuse_mode, tags_in
 from peftbench.tracking.tries import NO_ARTIFACTS, UNSYNCED, begins, begun, is_without_artifacts
 
 if TYPE_CHECKING:
@@ -47,15 +47,14 @@ class WandbTracker(Tracker):
 
     _run: Any = PrivateAttr(default=None)
 
-    @field_validator("tags", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _as_in_the_variable(cls, value: Any) -> Any:
-        return tags_in(value or "") if isinstance(value, str | None) else value
-
-    @field_validator("project", "entity", mode="before")
-    @classmethod
-    def _empty_is_unset(cls, value: Any, info: Any) -> Any:
-        return value or cls.model_fields[info.field_name].default  # so W&B takes a variable with nothing in it
+    def _by_the_variables(cls, fields: Any) -> Any:
+        refuse_mode()
+        if isinstance(tags := fields.get("tags"), str):
+            fields = {**fields, "tags": tags_in(tags)}
+        # As W&B takes a variable with nothing in it.
+        return {name: value for name, value in fields.items() if value or name not in ("project", "entity", "tags")}
 
     def start(self, run: RunConfig, folder: Path) -> None:
         """Begin the W&B run; its local files are in ``folder/wandb``."""

@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 
@@ -71,9 +72,11 @@ def test_the_run_is_named_grouped_and_tagged(written: list[dict]):
     assert run["tags"] == ["method:lora", "dataset:sst2", "rank:8", "seed:0", "mine"]
 
 
-@pytest.mark.parametrize("value", ["", "night,,a100", "x" * 70])
-def test_tags_that_wandb_refuses_do_not_end_tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str):
-    monkeypatch.setenv("WANDB_TAGS", value)
+@pytest.mark.parametrize(("name", "value"), [("TAGS", ""), ("TAGS", "night,,a100"), ("TAGS", "x" * 70), ("MODE", "")])
+def test_variables_that_wandb_refuses_do_not_end_tracking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+):
+    monkeypatch.setenv(f"WANDB_{name}", value)
     track(tmp_path)
     assert of_type(inspect(tmp_path), "run")
 
@@ -237,6 +240,12 @@ def test_where_a_run_goes(wanted, key, server_answers, mode, warnings, monkeypat
     monkeypatch.setattr(tracking, "reachable", lambda url: server_answers)
     assert WandbTracker(name="wandb", mode=wanted)._resolve_mode() == mode
     assert len(caplog.messages) == warnings
+
+
+def test_the_modes_are_those_of_wandb():
+    import wandb
+
+    assert set(server.MODES) == set(get_args(wandb.Settings.model_fields["mode"].annotation))
 
 
 def test_a_server_that_takes_connections_and_says_nothing_is_not_reachable():
