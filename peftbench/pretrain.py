@@ -7,20 +7,18 @@ steps, versions and number of threads give the same weights. `conf/model/imdb_gp
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 import sys
-import tempfile
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field, ValidationError, model_validator
+
+from peftbench.component import Checked
 from peftbench.console import print_anything
 from peftbench.errors import UserError
-from peftbench.files import share
-from peftbench.models.selfmade import PROVENANCE
+from peftbench.models.selfmade import write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,22 +30,28 @@ if TYPE_CHECKING:
 END = "<|endoftext|>"
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """Everything that decides the weights, beside the text."""
 
-    steps: int = 1500
-    batch_size: int = 4
-    length: int = 256
+    steps: int = Field(default=1500, ge=1)
+    batch_size: int = Field(default=4, ge=1)
+    length: int = Field(default=256, ge=4)
     """Tokens of a block, and positions of the network."""
-    vocabulary: int = 4096
-    width: int = 192
-    layers: int = 4
-    heads: int = 4
-    lr: float = 0.0015
-    seed: int = 0
-    held_out: int = 200
+    vocabulary: int = Field(default=4096, ge=257)
+    """Tokens, of which 256 are the bytes and one is the end."""
+    width: int = Field(default=192, ge=1)
+    layers: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1)
+    lr: float = Field(default=0.0015, gt=0, lt=10)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    held_out: int = Field(default=200, ge=1)
     """Reviews that are cut out of train, to measure perplexity on."""
+
+    @model_validator(mode="after")
+    def _heads_are_as_wide(self) -> Recipe:
+        if self.width % self.heads:
+            raise ValueError(f"--width {self.width} is no multiple of --heads {self.heads}: write one that is")
+        return self
 
 
 def pretrain(dataset_path: str | None, out: Path, recipe: Recipe, threads: int | None = None) -> dict[str, Any]:
@@ -57,19 +61,24 @@ def pretrain(dataset_path: str | None, out: Path, recipe: Recipe, threads: int |
         dataset_path: a folder with IMDB's train.parquet and test.parquet, of which only train is used; None: the hub.
 
     Raises:
-        UserError: ``out`` exists, or the data cannot be read.
+        UserError: ``out`` exists, there is no such number of threads, or the data cannot be read.
+        ValidationError: there is no such path.
     """
     if out.exists():
         raise UserError(f"{out} is there already: delete it, or write another --out")
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads {threads}: write 1 or more, or leave it out")
+    from peftbench.data.imdb import Imdb
+
+    dataset = Imdb(name="imdb", path=dataset_path, validation_size=recipe.held_out, eval_size=2)
     import torch
 
     from peftbench.context import prepare_process
-    from peftbench.data.imdb import Imdb
     from peftbench.tasks.causal_lm import CausalLM
 
     prepare_process()
     torch.set_num_threads(threads or torch.get_num_threads())
-    text = Imdb(name="imdb", path=dataset_path, validation_size=recipe.held_out, eval_size=2).read()
+    text = dataset.read()
     train, held_out = _running(text.train), _running(text.validation)
     tokenizer = make_tokenizer(train.texts, recipe)
     task = CausalLM(recipe.length, int(tokenizer.pad_token_id), None, stride=recipe.length * 3 // 4)
@@ -80,7 +89,7 @@ def pretrain(dataset_path: str | None, out: Path, recipe: Recipe, threads: int |
     provenance = {
         **_described(model, recipe, time.perf_counter() - start),
         "pretraining": {
-            **asdict(recipe),
+            **recipe.model_dump(),
             "tokens_seen": recipe.steps * recipe.batch_size * recipe.length,
             "tokens_in_text": len(items.tokens),
             "held_out_perplexity": math.exp(losses[-1]),
@@ -90,7 +99,7 @@ def pretrain(dataset_path: str | None, out: Path, recipe: Recipe, threads: int |
             "torch": torch.__version__,
         },
     }
-    _write(out, model, tokenizer, provenance)
+    write(out, model, tokenizer, provenance)
     return provenance
 
 
@@ -194,27 +203,15 @@ def _described(model: PreTrainedModel, recipe: Recipe, seconds: float) -> dict[s
     return {"note": note, "parameters": count, "pretraining_seconds": round(seconds)}
 
 
-def _write(out: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, provenance: dict[str, Any]) -> None:
-    """Everything at once or nothing: a folder that is half written would look like a model."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as holder:
-        folder = Path(holder) / "model"
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        (folder / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
-        share(folder)
-        os.replace(folder, out)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     print_anything()
     options = _parser().parse_args(arguments)
-    recipe = Recipe(**{name: getattr(options, name) for name in asdict(Recipe())})
     try:
+        recipe = Recipe(**{name: getattr(options, name) for name in Recipe.model_fields})
         provenance = pretrain(options.dataset_path, options.out, recipe, options.threads)
-    except UserError as error:
-        print(f"peftbench: {error}", file=sys.stderr)
+    except (UserError, ValidationError) as error:
+        print(f"peftbench: {_told(error) if isinstance(error, ValidationError) else error}", file=sys.stderr)
         return 2
     found = provenance["pretraining"]
     print(
@@ -225,12 +222,20 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _told(error: ValidationError) -> str:
+    """The first of the wrong options, as it is written here."""
+    wrong = error.errors()[0]
+    message = wrong["msg"].removeprefix("Value error, ").replace("null for", "leave it out for")
+    names = [{"path": "dataset_path"}.get(str(part), str(part)) for part in wrong["loc"]]
+    return "".join(f"--{name.replace('_', '-')} {wrong['input']}: " for name in names) + message
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m peftbench.pretrain", description=__doc__)
     parser.add_argument("--dataset-path", metavar="DIR", help="train.parquet and test.parquet of IMDB (default: hub)")
     parser.add_argument("--out", type=Path, default=Path("outputs/imdb_gpt2"), help="a new folder (%(default)s)")
     parser.add_argument("--threads", type=int, help="of torch (default: its own choice)")
-    for name, default in asdict(Recipe()).items():
+    for name, default in Recipe().model_dump().items():
         parser.add_argument(
             f"--{name.replace('_', '-')}", dest=name, type=type(default), default=default, help="(%(default)s)"
         )

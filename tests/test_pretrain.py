@@ -99,3 +99,25 @@ def test_errors_say_what_to_write(made, compose, reviews, capsys) -> None:
     assert "write another --out" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"python -m peftbench\.pretrain .*--out /nowhere"):
         compose("model=imdb_gpt2", "model.path=/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("--dataset-path=nope", "--dataset-path nope: there is no such file or folder; write the path of an existing"),
+        ("--steps=0", "--steps 0: Input should be greater than or equal to 1"),
+        ("--lr=-1", "--lr -1.0: Input should be greater than 0"),
+        ("--length=0", "--length 0: "),
+        ("--vocabulary=256", "--vocabulary 256: "),
+        ("--width=15", "--width 15 is no multiple of --heads 2"),
+        ("--held-out=0", "--held-out 0: "),
+        ("--seed=-1", "--seed -1: "),
+        ("--threads=0", "--threads 0: "),
+    ],
+)
+def test_a_wrong_option_is_one_sentence_before_anything_is_done(reviews, tmp_path, capsys, wrong, said) -> None:
+    options = ["--dataset-path", str(reviews), "--out", str(tmp_path / "out"), *SMALL, wrong]
+    assert pretrain.main(options) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"peftbench: {said}")
+    assert (out, err.count("\n"), list(tmp_path.iterdir())) == ("", 1, [])

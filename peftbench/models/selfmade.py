@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftbench.errors import UserError
+from peftbench.files import share
 from peftbench.models.pretrained import Pretrained, weights_hash
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 PROVENANCE = "provenance.json"
 
@@ -45,3 +47,15 @@ class SelfMade(Pretrained):
         sha = weights_hash(folder)
         provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
         return {**known, "revision": sha[:12], "weights_sha256": sha, **provenance}
+
+
+def write(out: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, provenance: dict[str, Any]) -> None:
+    """Everything at once or nothing: a folder that is half written would look like a model."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as holder:
+        folder = Path(holder) / "model"
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+        share(folder)
+        os.replace(folder, out)
