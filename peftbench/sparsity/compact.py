@@ -22,6 +22,7 @@ import argparse
 import hashlib
 import json
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from peftbench.console import print_anything
 from peftbench.errors import UserError
 from peftbench.files import replaced
 
@@ -78,8 +80,13 @@ def expand_file(source: Path, target: Path) -> None:
     """Turn the compact file ``source`` into the standard safetensors file ``target``, with its original metadata.
 
     Raises:
-        UserError: there is no such file, it is not a compact file, or it is damaged.
+        UserError: there is no such file, it is not a compact file, or it is damaged; or ``target`` is a folder, or in
+            none.
     """
+    if target.is_dir():
+        raise UserError(f"{target} is a folder and {source} a file: write a file's path, as {target / DENSE_FILE}")
+    if not target.parent.is_dir():
+        raise UserError(f"there is no folder {target.parent} for {target.name}: make it, or write another path")
     tensors, metadata = _read(source)
     _save(target, tensors, metadata or {"format": "pt"})
 
@@ -101,8 +108,10 @@ def expand_folder(folder: Path, target: Path) -> None:
     A folder whose adapter was never compacted is copied as it is.
 
     Raises:
-        UserError: ``folder`` holds no adapter, or a damaged one.
+        UserError: ``folder`` holds no adapter, or a damaged one; or ``target`` is a file.
     """
+    if target.is_file():
+        raise UserError(f"{target} is a file and {folder} a folder: write a folder's path, which may be a new one")
     if not ((folder / COMPACT_FILE).is_file() or (folder / DENSE_FILE).is_file()):
         raise UserError(f"{folder} holds no {COMPACT_FILE} and no {DENSE_FILE}")
     if target.resolve() != folder.resolve():
@@ -181,17 +190,23 @@ def _digest(index: str, stored: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def main() -> None:
-    """``python -m peftbench.sparsity.compact SRC DST``."""
+def main(given: list[str] | None = None) -> int:
+    """``python -m peftbench.sparsity.compact SRC DST``; returns 0, or 2 with a sentence if it cannot be done."""
+    print_anything()
     parser = argparse.ArgumentParser(description="Turn a compact adapter (file or folder) into a standard one.")
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     try:
         (expand_folder if arguments.source.is_dir() else expand_file)(arguments.source, arguments.target)
     except UserError as error:
-        raise SystemExit(str(error)) from None
+        print(f"peftbench: {error}", file=sys.stderr)
+    except (OSError, SafetensorError) as error:
+        print(f"peftbench: {arguments.target} cannot be written ({error}): write another path", file=sys.stderr)
+    else:
+        return 0
+    return 2
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

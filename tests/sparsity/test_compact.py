@@ -229,6 +229,31 @@ def test_the_command_expands_files_and_folders(tmp_path):
     expand_file(tmp_path / COMPACT_FILE, tmp_path / "single")
     assert (tmp_path / "out" / DENSE_FILE).read_bytes() == (tmp_path / "single").read_bytes()
     failed = subprocess.run([*command, tmp_path / "bad", tmp_path / "x"], check=False, capture_output=True, text=True)
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert "cannot be read" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "said"),
+    [
+        (COMPACT_FILE, "folder", "folder is a folder and "),
+        (COMPACT_FILE, "no/such/x.safetensors", "no/such for x.safetensors: make it"),
+        (COMPACT_FILE, "file/x", "file for x: make it"),
+        (".", "file", "write a folder's path"),
+        (".", "file/x", "x cannot be written ("),
+        ("nowhere", "x", "there is no file"),
+    ],
+)
+def test_a_path_that_cannot_be_is_one_sentence(tmp_path, capsys, source, target, said):
+    adapters, other = tmp_path / "adapter", tmp_path / "other"
+    adapters.mkdir()
+    (other / "folder").mkdir(parents=True)
+    (other / "file").touch()
+    write_compact(adapters / COMPACT_FILE, {"s": torch.eye(9)})
+    assert compact.main([str(adapters / source), str(other / target)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith("peftbench: ")
+    assert error.count("\n") == 1
+    assert sorted(path.name for path in other.rglob("*")) == ["file", "folder"], "nothing is left there"
