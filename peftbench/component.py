@@ -8,6 +8,7 @@ like are imported inside the methods that need them, so that composing a thousan
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -113,7 +114,11 @@ def named(fields: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def find(base: type[T], path: str) -> type[T]:
-    """Import the class at the dotted ``path`` and check that it is a ``base``."""
+    """Import the class at the dotted ``path`` and check that it is a ``base`` and can be made.
+
+    Raises:
+        UserError: it cannot be imported, is no ``base``, or leaves abstract methods undefined.
+    """
     module, _, attribute = str(path).rpartition(".")
     if module == "__main__":
         raise UserError(f"_target_: {path} is in the script that was started, which no run has: put it into a module")
@@ -128,4 +133,7 @@ def find(base: type[T], path: str) -> type[T]:
         ) from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"_target_: {path} is not a {base.__name__} (a subclass of {base.__module__}.{base.__name__})")
+    if inspect.isabstract(found):
+        open_ones = ", ".join(sorted(found.__abstractmethods__))
+        raise UserError(f"_target_: {path} does not define {open_ones}: write it there, or name a class that does")
     return found

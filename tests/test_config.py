@@ -58,6 +58,7 @@ def test_every_yaml_composes(compose, group: str, option: str, sentences, tmp_pa
         (["engine.in_process=true", "engine.timeout=3"], "engine"),
         (["method._target_=os.getcwd"], "not a Method"),
         (["method._target_=nowhere.Thing"], "cannot be imported"),
+        (["method._target_=peftbench.methods.base.Method"], "peftbench.methods.base.Method does not define attach, "),
     ],
 )
 def test_wrong_values_are_named(compose, overrides: list[str], said: str) -> None:
