@@ -1,7 +1,7 @@
 """The dashboard as code: ``python -m peftbench.tracking.dashboard --sweep NAME [--print]``.
 
 Creates, or brings up to date, a workspace and a report of one sweep in your W&B project. Exit status: 0 done, 1 W&B
-would not, 2 something to put right here first (no key, package missing).
+would not, 2 something to put right here first (no key, package missing, a name).
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from peftbench.component import LETTERS
 from peftbench.console import print_anything
 from peftbench.errors import UserError
+from peftbench.glossary import NAMES
 from peftbench.tracking.server import authenticated, default_entity, quiet_setup, reachable
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_anything()
     options = _parser().parse_args(arguments)
     try:
+        _refuse_unknown(options.sweep, options.quality)
         if importlib.util.find_spec("wandb_workspaces") is None:
             raise UserError("the dashboard needs wandb-workspaces: pip install 'peftbench[dashboard]'")
         os.environ.pop("WANDB_MODE", None)  # offline is for runs
@@ -48,6 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(" ".join(str(error).split())[:300], file=sys.stderr)
         return 1
     return 0
+
+
+def _refuse_unknown(sweep: str, quality: str) -> None:
+    """Look at what would make a dashboard without runs, or panels without points.
+
+    Raises:
+        UserError: no sweep can have this name, or no run this figure of quality.
+    """
+    if re.fullmatch(f"[{LETTERS}]+", sweep) is None:
+        raise UserError(f"--sweep {sweep!r} is no name of a sweep, which is that of its folder: write one like demo")
+    if quality not in (known := [name for name in NAMES if name.startswith("quality/")]):
+        raise UserError(f"--quality {quality!r} is no figure of quality: write one of {', '.join(known)}")
 
 
 def specification(place: Place) -> dict[str, Any]:

@@ -126,3 +126,22 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch, capsys: pytest.C
     monkeypatch.setattr(dashboard.importlib.util, "find_spec", lambda name: None)
     assert dashboard.main(["--sweep", "demo"]) == 2
     assert capsys.readouterr().err == "the dashboard needs wandb-workspaces: pip install 'peftbench[dashboard]'\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--sweep", ""], "--sweep '' is no name of a sweep"),
+        (["--sweep", "outputs/demo"], "--sweep 'outputs/demo' is no name of a sweep"),
+        (
+            ["--sweep", "demo", "--quality", "quality/nope"],
+            "--quality 'quality/nope' is no figure of quality: write one",
+        ),
+        (["--sweep", "demo", "--quality", "accuracy"], "write one of quality/accuracy, quality/f1, "),
+    ],
+)
+def test_names_that_nothing_has_are_refused(options: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    assert dashboard.main([*options, "--print"]) == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert (out, err.count("\n")) == ("", 1)
