@@ -97,8 +97,8 @@ def test_a_run_on_it_says_what_the_base_is(made, tiny_run, tmp_path) -> None:
 def test_errors_say_what_to_write(made, compose, reviews, capsys) -> None:
     assert pretrain.main(["--dataset-path", str(reviews), "--out", str(made)]) == 2
     assert "write another --out" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"python -m peftbench\.pretrain .*--out /nowhere"):
-        compose("model=imdb_gpt2", "model.path=/nowhere")
+    with pytest.raises(UserError, match=r"python -m peftbench\.pretrain .*--out '/no where'"):
+        compose("model=imdb_gpt2", "model.path=/no where")
 
 
 @pytest.mark.parametrize(

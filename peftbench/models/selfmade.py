@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -36,7 +37,7 @@ class SelfMade(Pretrained):
         if not os.path.isfile(os.path.join(folder, PROVENANCE)):
             raise UserError(
                 f"model={self.name}: {self.path} holds no model with its {PROVENANCE}; write model.path=DIR, or make "
-                f"one in minutes: python -m peftbench.pretrain --dataset-path DIR --out {self.path}"
+                f"one in minutes: python -m peftbench.pretrain --dataset-path DIR --out {shlex.quote(self.path)}"
             )
         return folder
 

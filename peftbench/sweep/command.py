@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -63,7 +64,8 @@ def show(folder: Path, run_ids: Sequence[str] | None = None) -> None:
         report.write(folder)
     except OSError as error:
         # The records are what counts, and the page can be made of them at any time.
-        print(f"the report cannot be written ({error.strerror}); later: python -m peftbench.report {folder}")
+        later = shlex.join(["python", "-m", "peftbench.report", str(folder)])
+        print(f"the report cannot be written ({error.strerror}); later: {later}")
     report.show(folder, only=run_ids)
     print(f"Records: {folder}/*/{FILE}")
 

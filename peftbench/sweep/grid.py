@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def grid_points(
         try:
             point = Point.of(load(config), master.hydra, overrides)
         except UserError as error:
-            raise UserError(f"{error}\n  at the point {' '.join(overrides)}") from None
+            raise UserError(f"{error}\n  at the point {shlex.join(overrides)}") from None
         points.setdefault(point.run.run_id, point)
     if len(folders := {point.folder.parent for point in points.values()}) > 1:
         named = ", ".join(sorted(map(str, folders))[:2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -64,14 +65,14 @@ class Plan:
         return changed(self.done.values(), "engine.rerun=true runs all again")
 
     def lines(self, cluster: Cluster | None = None) -> Iterator[str]:
-        """One line a point, for a dry run, and how long the rest will take.
+        """One line a point, for a dry run, with what is to be typed for it alone, and how long the rest will take.
 
         Args:
             cluster: where they would be carried out; None: here.
         """
         for point in self.points:
             run_id = point.run.run_id
-            yield f"{self._state(point)}  {run_id}  {self.impossible.get(run_id, ' '.join(point.overrides))}"
+            yield f"{self._state(point)}  {run_id}  {self.impossible.get(run_id, shlex.join(point.overrides))}"
         if self.todo:
             runs = [point.run for point in self.points]
             here = len(slots_for(runs)) if cluster is None else cluster.at_a_time(runs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -119,7 +120,7 @@ def _compose(composer: Composer, hydra: DictConfig, overrides: Sequence[str]) ->
     try:
         run = load(composer(overrides))
     except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"{explain(error)}\n  at the point {' '.join(overrides)}") from error
+        raise UserError(f"{explain(error)}\n  at the point {shlex.join(overrides)}") from error
     # Where the sweep file asks for a search, one of its points is a single run.
     return Point.of(run, hydra, ("hydra.mode=RUN", *overrides))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -206,11 +207,14 @@ def test_a_command_that_is_listed_composes_the_point_again(tmp_path: Path) -> No
     """Also with a configuration of one's own, and without the word that only lists."""
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "mine.yaml").write_text("defaults: [config, {override model: tiny}, _self_]\nseed: 7\n")
-    command = ["--config-dir", str(tmp_path / "own"), "-cn", "mine", "-m", "rank=4,8", "engine.dry_run=true"]
+    own = ["--config-dir", str(tmp_path / "own"), "-cn", "mine"]
+    grid = ["-m", "dataset=text", 'dataset.label_column="x, y"', "rank=4,8"]
+    (tmp_path / "my texts.csv").write_text('text,"x, y"\nfine,1\n')
+    command = [*own, *grid, "dataset.path=my texts.csv", "engine.dry_run=true"]
     lines = peftbench(*command, cwd=tmp_path).stdout.splitlines()[1:-1]
     assert len(lines) == 2
     for line in lines:
-        _, run_id, *words = line.split()
+        _, run_id, *words = shlex.split(line)
         assert not any(word.startswith("engine.dry_run") for word in words)
         again = peftbench(*words, "engine.dry_run=true", cwd=tmp_path)
         assert run_id in again.stdout, again.stderr
