@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from peftbench.sweep.search_options import SearchOptions
 
 BEST = "best.yaml"
+ENOUGH = 30
+"""Finished trials from which on importances are told: Optuna compares the best tenth with all. Of three parameters, one
+of which alone decided, it put another one first in 31 of 60 searches with 4 trials, in 4 with 20, in none with 30."""
 WIDEST = 1000
 """Columns of a terminal that no table needs."""
 HYDRA_DEFAULTS = [
@@ -99,12 +102,17 @@ def conclude(study: Study, settings: SearchOptions, folder: Path) -> None:
 
 
 def importances(study: Study, settings: SearchOptions) -> dict[str, dict[str, float]]:
-    """For each objective, each dimension's share in explaining it; those are left out for which it is unknown."""
+    """For each objective, each dimension's share in explaining it; those are left out for which it is unknown.
+
+    None of them is known before there are `ENOUGH` trials.
+    """
     from optuna.importance import get_param_importances
 
-    found = {}
+    found: dict[str, dict[str, float]] = {}
+    if len(_finished(study)) < ENOUGH:
+        return found
     for index, objective in enumerate(settings.objectives):
-        # Optuna warns of few trials, of which it makes all shares alike, and of the target, which is turned already.
+        # Optuna warns of trials that are alike, of which it makes all shares alike, and of the target, turned already.
         with warnings.catch_warnings(), suppress(ValueError, RuntimeError):
             warnings.simplefilter("ignore")
             shares = get_param_importances(study, target=_cost(settings, index))

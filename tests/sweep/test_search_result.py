@@ -20,7 +20,7 @@ from peftbench import report
 from peftbench.record import read_sweep
 from peftbench.sweep.grid import load
 from peftbench.sweep.search_options import SearchOptions
-from peftbench.sweep.search_result import best_trials, conclude, importances, write
+from peftbench.sweep.search_result import ENOUGH, best_trials, conclude, importances, write
 
 
 def test_a_search_ends_with_a_config_that_is_its_best_run(start, runner, tmp_path) -> None:
@@ -116,7 +116,7 @@ def test_a_best_run_whose_record_is_gone_is_said(start, runner, quick, tmp_path,
 )
 def test_the_page_says_what_was_found(start, runner, quick, tmp_path, objectives: list, drawn: list[str]) -> None:
     options = {"objectives": objectives, "constraints": ["memory/train_peak_bytes <= 50 kB"]}
-    assert start(*SPACE, n_trials=8, sampler="random", **options) == 0
+    assert start(*SPACE, n_trials=ENOUGH, sampler="random", **options) == 0
     text = report.write(tmp_path / "s").read_text()
     part = text.partition('<section id="search">')[2].partition("</section>")[0]
     best = best_trials(study_in(tmp_path))
@@ -124,7 +124,7 @@ def test_the_page_says_what_was_found(start, runner, quick, tmp_path, objectives
     assert "Importance for validation/accuracy: " in part
     assert all(f"<figcaption>{title}</figcaption>" in part for title in drawn)
     # Each trial is a mark in each of its drawings.
-    assert part.count("<title>trial ") == 8 * part.count("<svg")
+    assert part.count("<title>trial ") == ENOUGH * part.count("<svg")
     command = f"peftbench --config-dir {tmp_path / 's'} -cn best"
     assert (command in part) == (len(objectives) == 1)
     assert "http" not in part, "it needs nothing but itself"
@@ -136,18 +136,27 @@ def test_a_damaged_search_file_costs_its_part_of_the_page_only(start, runner, qu
     assert 'id="search"' not in report.write(tmp_path / "s").read_text()
 
 
-@pytest.mark.parametrize(("values", "told"), [([0.5, 0.5, 0.5], False), ([0.5, 0.6, 0.9], True)])
-def test_importance_that_is_unknown_is_not_told(values: list[float], told: bool) -> None:
-    """Where no trial is better than another, Optuna gives every parameter the same share."""
+def importances_of(values: list[float]) -> dict[str, dict[str, float]]:
+    """Of a search over two parameters, whose trials have these values."""
     study = optuna.create_study(direction="maximize")
     kinds = {"lr": optuna.distributions.FloatDistribution(0, 1), "rank": optuna.distributions.IntDistribution(1, 9)}
     for index, value in enumerate(values):
-        params = {"lr": index / 3, "rank": 4 + index % 2}
+        params = {"lr": index / len(values), "rank": 4 + index % 2}
         study.add_trial(optuna.create_trial(params=params, distributions=kinds, value=value))
-    settings = SearchOptions.load(
-        {"params": None, "n_trials": 3, "sampler": "tpe", "seed": 0, "storage": None, "objectives": [ACCURACY]}
-    )
-    assert bool(importances(study, settings)) == told
+    options = {"params": None, "n_trials": 3, "sampler": "tpe", "seed": 0, "storage": None, "objectives": [ACCURACY]}
+    return importances(study, SearchOptions.load(options))
+
+
+@pytest.mark.parametrize(("values", "told"), [([0.5] * ENOUGH, False), ([0.5 + 0.01 * i for i in range(ENOUGH)], True)])
+def test_importance_that_is_unknown_is_not_told(values: list[float], told: bool) -> None:
+    """Where no trial is better than another, Optuna gives every parameter the same share."""
+    assert bool(importances_of(values)) == told
+
+
+def test_importance_is_not_told_of_a_few_trials() -> None:
+    """What has no effect may come first: the best of four trials has some learning rate, too."""
+    assert not importances_of([0.5, 0.6, 0.7, 0.9])
+    assert not importances_of([0.5 + 0.01 * i for i in range(ENOUGH - 1)])
 
 
 def test_importance_is_for_the_better_end_of_an_objective(start, runner, quick, tmp_path, capsys) -> None:
