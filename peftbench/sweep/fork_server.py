@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver, get_context
+from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UserError
+from peftbench.sweep import server
 from peftbench.sweep.child import EXECUTE, Job, Judge, OnProgress, main
 from peftbench.sweep.claim import Claim
 from peftbench.sweep.interrupts import Interrupts
@@ -32,11 +32,6 @@ PRELOAD = "peftbench.sweep.preload"
 JOIN_SECONDS = 10.0
 NOT_TOLD = 255
 """What multiprocessing says where the server has ended without having told how a run ended; a run may say it too."""
-END_SECONDS = 1.0
-"""How long a server takes to end after it has closed its connections."""
-PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)
-"""Seconds between the tries to start a run: before the last one all the time that a dying server may take."""
-T = TypeVar("T")
 
 
 class ForkServer(Launcher):
@@ -57,7 +52,7 @@ class ForkServer(Launcher):
         sign()
         try:
             with interrupts.allowed():
-                _insist(self._first_child)
+                server.insist(self._first_child)
         except (OSError, EOFError) as error:
             raise UserError(
                 f"no process can be started ({str(error) or type(error).__name__}): raise the limits of this shell "
@@ -66,14 +61,14 @@ class ForkServer(Launcher):
 
     def start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None = None) -> Process:
         """See `Launcher.start`."""
-        return _insist(lambda: self._start(job, claim, on_progress, judge))
+        return server.insist(lambda: self._start(job, claim, on_progress, judge))
 
     def _first_child(self) -> None:
         process = self._context.Process(target=_nothing)
         try:
             _begin(process)
         except (EOFError, ConnectionError):
-            _refuse_broken()
+            server.refuse_broken()
             raise
         process.join()
 
@@ -98,52 +93,6 @@ def _begin(process: ForkServerProcess) -> None:
         process.start()
     finally:
         sys.modules["__main__"] = main
-
-
-def _insist(ask: Callable[[], T]) -> T:
-    """A server that was killed is found out by asking it, and the next call starts another one.
-
-    That is once it has ended: in between it refuses connections and still counts as running.
-    """
-    for pause in PAUSES:
-        with suppress(EOFError, ConnectionError):
-            return ask()
-        time.sleep(pause)
-    return ask()
-
-
-def _refuse_broken() -> None:
-    """Another server would end like one that has ended by itself, after as many seconds of imports.
-
-    Raises:
-        UserError: it has; what Python says of it is on the terminal.
-    """
-    end = _end_of(_server())
-    if end is not None and end.si_code == os.CLD_EXITED and end.si_status != 0:
-        advice = (
-            "write PYTHONOPTIMIZE=1, and python without -OO: not all packages can be imported without docstrings"
-            if sys.flags.optimize > 1
-            else "mend the installation of the package that it names, or raise the limit (ulimit -a)"
-        )
-        raise UserError(f"the process that imports for all runs ended with the error above: {advice}")
-
-
-def _server() -> int | None:
-    """Process id of the server that the last run was asked of; None: there is none."""
-    held: Any = forkserver._forkserver
-    pid: int | None = held._forkserver_pid
-    return pid
-
-
-def _end_of(server: int | None) -> os.waitid_result | None:
-    """How the server has ended, a moment after its connections have; None if it goes on."""
-    deadline = time.monotonic() + END_SECONDS
-    while server is not None:
-        end = os.waitid(os.P_PID, server, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # left for multiprocessing to find
-        if end is not None or time.monotonic() > deadline:
-            return end
-        time.sleep(0.01)
-    return None
 
 
 def _nothing() -> None:
@@ -171,7 +120,7 @@ class _Forked(Process):
         self._process = process
         assert process.pid is not None
         self._pid = process.pid
-        self._server = _server()
+        self._server = server.current()
         self._judge = judge
         self._reader: Connection | None = reader
         self._on_progress = on_progress
@@ -193,7 +142,7 @@ class _Forked(Process):
         self._end_group()  # what the run has started and left behind
         self._close()
         code = self._process.exitcode
-        lost = code == NOT_TOLD and (_server() != self._server or _end_of(self._server) is not None)
+        lost = code == NOT_TOLD and (server.current() != self._server or server.end_of(self._server) is not None)
         return Exit(code, _signal_name(code), self._timed_out, _oom_kills() > self._oom_before, self._note, lost)
 
     def kill(self, *, timed_out: bool = False) -> None:

@@ -35,38 +35,6 @@ print(carry_out([single_point(config, ())])[0].status)
 """
 
 
-@pytest.mark.parametrize("error", [ConnectionRefusedError, BrokenPipeError, EOFError])
-def test_a_server_that_is_dying_is_given_the_time_to_end(monkeypatch: pytest.MonkeyPatch, error: type[Exception]):
-    """Killed, it refuses connections at once, and is only replaced when it has ended: here after two seconds."""
-    clock = 0.0
-
-    def sleep(seconds: float) -> None:
-        nonlocal clock
-        clock += seconds
-
-    def ask() -> str:
-        if clock < 2:
-            raise error
-        return "started"
-
-    monkeypatch.setattr(fork_server.time, "sleep", sleep)
-    assert fork_server._insist(ask) == "started"
-    assert clock < 5
-
-
-def test_a_server_that_never_answers_is_an_error(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fork_server.time, "sleep", lambda seconds: None)
-    tries = []
-
-    def ask() -> None:
-        tries.append(1)
-        raise ConnectionRefusedError
-
-    with pytest.raises(ConnectionRefusedError):
-        fork_server._insist(ask)
-    assert len(tries) == len(fork_server.PAUSES) + 1
-
-
 @pytest.fixture
 def server():
     """None at work, before and after."""

@@ -1,0 +1,65 @@
+"""The fork server of this process: multiprocessing has one at a time, and starts another when that has ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import forkserver
+from typing import Any, TypeVar
+
+from peftbench.errors import UserError
+
+END_SECONDS = 1.0
+"""How long a server takes to end after it has closed its connections."""
+PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)
+"""Seconds between the tries to start a run: before the last one all the time that a dying server may take."""
+T = TypeVar("T")
+
+
+def current() -> int | None:
+    """Process id of the server that the last run was asked of; None: there is none."""
+    held: Any = forkserver._forkserver
+    pid: int | None = held._forkserver_pid
+    return pid
+
+
+def end_of(server: int | None) -> os.waitid_result | None:
+    """How the server has ended, a moment after its connections have; None if it goes on."""
+    deadline = time.monotonic() + END_SECONDS
+    while server is not None:
+        end = os.waitid(os.P_PID, server, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # left for multiprocessing to find
+        if end is not None or time.monotonic() > deadline:
+            return end
+        time.sleep(0.01)
+    return None
+
+
+def insist(ask: Callable[[], T]) -> T:
+    """A server that was killed is found out by asking it, and the next call starts another one.
+
+    That is once it has ended: in between it refuses connections and still counts as running.
+    """
+    for pause in PAUSES:
+        with suppress(EOFError, ConnectionError):
+            return ask()
+        time.sleep(pause)
+    return ask()
+
+
+def refuse_broken() -> None:
+    """Another server would end like one that has ended by itself, after as many seconds of imports.
+
+    Raises:
+        UserError: it has; what Python says of it is on the terminal.
+    """
+    end = end_of(current())
+    if end is not None and end.si_code == os.CLD_EXITED and end.si_status != 0:
+        advice = (
+            "write PYTHONOPTIMIZE=1, and python without -OO: not all packages can be imported without docstrings"
+            if sys.flags.optimize > 1
+            else "mend the installation of the package that it names, or raise the limit (ulimit -a)"
+        )
+        raise UserError(f"the process that imports for all runs ended with the error above: {advice}")
