@@ -90,6 +90,7 @@ def _begin(process: ForkServerProcess) -> None:
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
+        server.wake(server.current())
         process.start()
     finally:
         sys.modules["__main__"] = main
@@ -137,6 +138,7 @@ class _Forked(Process):
         ended = bool(wait([self._process.sentinel], 0))
         self._pass_on()
         if not ended:
+            server.wake(self._server)
             return None
         self._process.join()
         self._end_group()  # what the run has started and left behind
@@ -148,6 +150,7 @@ class _Forked(Process):
     def kill(self, *, timed_out: bool = False) -> None:
         """See `Process.kill`."""
         self._timed_out = timed_out
+        server.wake(self._server)
         self._end_group()
         with suppress(ProcessLookupError):
             self._process.kill()

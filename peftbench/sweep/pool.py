@@ -26,6 +26,9 @@ from peftbench.sweep.progress import Progress
 from peftbench.sweep.slots import Slot, slots_for
 from peftbench.sweep.slurm.watch import Watch
 
+LOOK_SECONDS = 5.0
+"""How often runs that report nothing are looked after: their fork server may have been stopped."""
+
 
 @dataclass
 class _Run:
@@ -134,11 +137,11 @@ class Pool(Carrier):
         ended, self._ended = self._ended, []
         return ended
 
-    def _patience(self, limit: float | None) -> float | None:
-        """Seconds until the next thing that happens by itself."""
-        moments = [run.deadline for run in self._runs if run.deadline < float("inf")]
+    def _patience(self, limit: float | None) -> float:
+        """Seconds until the next thing that happens by itself, or the next look."""
+        moments = [time.monotonic() + LOOK_SECONDS, *(run.deadline for run in self._runs)]
         moments += [] if limit is None else [limit]
-        return max(0.0, min(moments) - time.monotonic()) if moments else None
+        return max(0.0, min(moments) - time.monotonic())
 
     def _launch(self, run: _Run) -> None:
         self._runs.append(run)

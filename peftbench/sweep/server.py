@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -35,6 +36,17 @@ def end_of(server: int | None) -> os.waitid_result | None:
             return end
         time.sleep(0.01)
     return None
+
+
+def wake(server: int | None) -> None:
+    """Have a server go on that was stopped (``kill -STOP``; Ctrl-Z, and then ``kill -CONT`` of the engine alone).
+
+    Without it no run starts, and nobody hears that one has ended. A server that is only slow does not mind, and a run
+    that somebody has stopped stays so.
+    """
+    if server is not None and server == current():
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(server, signal.SIGCONT)
 
 
 def insist(ask: Callable[[], T]) -> T:

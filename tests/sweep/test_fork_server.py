@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import pytest
 from support import CONF, noop_launcher
 
 from peftbench.errors import UserError
-from peftbench.sweep import fork_server
+from peftbench.sweep import fork_server, pool
 from peftbench.sweep.engine import carry_out_plan
+from peftbench.sweep.grid import Point
 from peftbench.sweep.interrupts import Interrupts
 from peftbench.sweep.plan import Plan
 
@@ -72,6 +74,77 @@ def test_a_run_that_is_lost_with_its_server_is_said_to_be(
     threading.Thread(target=end_server).start()
     first, second = carry_out_plan(Plan.of([lost, after]), noop_launcher())
     assert (first.status, said in first.reason, second.status) == (status, True, "ok")
+
+
+def once_at_work(point: Point, then: Callable[[int], None]) -> None:
+    """Do something with the process of a run, as soon as there is one."""
+
+    def wait() -> None:
+        while not (point.folder / "starts").exists():
+            time.sleep(0.02)
+        then(int((point.folder / "starts").read_text()))
+
+    threading.Thread(target=wait).start()
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.fixture
+def stop(server):
+    """Stops the server; one that nobody has woken after ten seconds is woken here, and the test fails."""
+    late: list[bool] = []
+
+    def rescue() -> None:
+        late.append(state(server._forkserver_pid) == "T")
+        os.kill(server._forkserver_pid, signal.SIGCONT)
+
+    timer = threading.Timer(10, rescue)
+    timer.start()
+    yield lambda *_: os.kill(server._forkserver_pid, signal.SIGSTOP)
+    timer.cancel()
+    assert not any(late), "the server was left stopped"
+
+
+def test_a_server_that_is_stopped_while_a_run_is_at_work_goes_on(stop, noop_points, monkeypatch) -> None:
+    monkeypatch.setattr(pool, "LOOK_SECONDS", 0.05)
+    (point,) = noop_points("sleep:0.3")
+    once_at_work(point, stop)
+    (record,) = carry_out_plan(Plan.of([point]), noop_launcher())
+    assert record.status == "ok"
+
+
+def test_a_server_that_was_stopped_before_starts_a_run(stop, noop_points) -> None:
+    first, second = noop_points("", "")
+    carry_out_plan(Plan.of([first]), noop_launcher())
+    stop()
+    (record,) = carry_out_plan(Plan.of([second]), noop_launcher())
+    assert record.status == "ok"
+
+
+def test_a_run_of_a_stopped_server_can_be_ended(stop, noop_points) -> None:
+    (point,) = noop_points("sleep:600", timeout=1.0)
+    once_at_work(point, stop)
+    (record,) = carry_out_plan(Plan.of([point]), noop_launcher())
+    assert "engine.timeout" in record.reason
+
+
+def test_a_run_that_somebody_has_stopped_stays_so(server, noop_points, monkeypatch) -> None:
+    """To free the machine for a while."""
+    monkeypatch.setattr(pool, "LOOK_SECONDS", 0.02)
+    (point,) = noop_points("sleep:0.1")
+    seen: list[str] = []
+
+    def pause(pid: int) -> None:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.5)
+        seen.append(state(pid))
+        os.kill(pid, signal.SIGCONT)
+
+    once_at_work(point, pause)
+    (record,) = carry_out_plan(Plan.of([point]), noop_launcher())
+    assert (seen, record.status) == (["T"], "ok")
 
 
 @pytest.mark.parametrize("given", ["a file", "standard input"])
