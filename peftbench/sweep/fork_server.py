@@ -15,7 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from peftbench.errors import UserError
 from peftbench.sweep import server
 from peftbench.sweep.child import EXECUTE, Job, Judge, OnProgress, main
 from peftbench.sweep.claim import Claim
@@ -50,26 +49,20 @@ class ForkServer(Launcher):
             UserError: no server or no first run can be started, or a server cannot import what runs need.
         """
         sign()
-        try:
-            with interrupts.allowed():
-                server.insist(self._first_child)
-        except (OSError, EOFError) as error:
-            raise UserError(
-                f"no process can be started ({str(error) or type(error).__name__}): raise the limits of this shell "
-                "(ulimit -a), and write TMPDIR=/tmp where that is a long path"
-            ) from error
+        with interrupts.allowed():
+            server.insist(self._first_child)
 
     def start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None = None) -> Process:
-        """See `Launcher.start`."""
+        """See `Launcher.start`.
+
+        Raises:
+            UserError: as `warm`, where the server had to be replaced or a limit has been reached since.
+        """
         return server.insist(lambda: self._start(job, claim, on_progress, judge))
 
     def _first_child(self) -> None:
         process = self._context.Process(target=_nothing)
-        try:
-            _begin(process)
-        except (EOFError, ConnectionError):
-            server.refuse_broken()
-            raise
+        _begin(process)
         process.join()
 
     def _start(self, job: Job, claim: Claim, on_progress: OnProgress, judge: Judge | None) -> Process:

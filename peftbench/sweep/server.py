@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from typing import Any, TypeVar
 
@@ -53,16 +53,39 @@ def insist(ask: Callable[[], T]) -> T:
     """A server that was killed is found out by asking it, and the next call starts another one.
 
     That is once it has ended: in between it refuses connections and still counts as running.
+
+    Raises:
+        UserError: no process can be started, or those that were started for this cannot import what runs need.
     """
-    for pause in PAUSES:
-        with suppress(EOFError, ConnectionError):
-            return ask()
-        time.sleep(pause)
-    return ask()
+    # At a limit of processes a new one may end too, for as long as the runs of the last one are not gone.
+    patience = time.monotonic() + (0.0 if current() is None else sum(PAUSES))
+    with _saying_why():
+        for pause in PAUSES:
+            before = current()
+            try:
+                return ask()
+            except (EOFError, ConnectionError):
+                if current() != before and time.monotonic() >= patience:
+                    _refuse_broken()
+            time.sleep(pause)
+        return ask()
 
 
-def refuse_broken() -> None:
-    """Another server would end like one that has ended by itself, after as many seconds of imports.
+@contextmanager
+def _saying_why() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        if isinstance(error, EOFError | ConnectionError):
+            _refuse_broken()
+        raise UserError(
+            f"no process can be started ({str(error) or type(error).__name__}): raise the limits of this shell "
+            "(ulimit -a), and write TMPDIR=/tmp where that is a long path"
+        ) from error
+
+
+def _refuse_broken() -> None:
+    """Another server would end like a new one that has ended by itself, after as many seconds of imports.
 
     Raises:
         UserError: it has; what Python says of it is on the terminal.

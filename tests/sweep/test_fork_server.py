@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from support import CONF, noop_launcher
 
+from peftbench import record as records
 from peftbench.errors import UserError
 from peftbench.sweep import fork_server, pool
 from peftbench.sweep.engine import carry_out_plan
@@ -45,12 +46,43 @@ def server():
     forkserver._forkserver._stop()
 
 
+def once_at_work(point: Point, then: Callable[[int], None]) -> None:
+    """Do something with the process of a run, as soon as there is one."""
+
+    def wait() -> None:
+        while not (point.folder / "starts").exists():
+            time.sleep(0.02)
+        then(int((point.folder / "starts").read_text()))
+
+    threading.Thread(target=wait).start()
+
+
 def test_a_server_that_cannot_import_is_tried_once_and_said(server, tmp_path: Path, monkeypatch, capfd) -> None:
     (tmp_path / "broken.py").write_text("raise ValueError('no docstring')\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
     with Interrupts() as interrupts, pytest.raises(UserError, match=r"error above: mend the installation"):
         fork_server.ForkServer(preload="broken").warm(interrupts)
     assert capfd.readouterr().err.count("ValueError: no docstring") == 1
+
+
+def test_a_server_that_can_no_longer_import_ends_the_sweep_with_a_sentence(
+    server, noop_points, tmp_path: Path, monkeypatch, capfd
+) -> None:
+    """Code was edited while the sweep was at work, and then the server was killed."""
+    monkeypatch.setattr("peftbench.sweep.server.PAUSES", (0.0, 0.01))
+    (tmp_path / "edited.py").write_text("import noop\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
+    lost, after = noop_points("sleep:600", "")
+
+    def break_it(pid: int) -> None:
+        (tmp_path / "edited.py").write_text("def (:\n")
+        os.kill(server._forkserver_pid, signal.SIGKILL)
+
+    once_at_work(lost, break_it)
+    with pytest.raises(UserError, match=r"error above: mend the installation"):
+        carry_out_plan(Plan.of([lost, after]), fork_server.ForkServer("noop:execute", "edited"))
+    assert capfd.readouterr().err.count("SyntaxError") == 1
+    assert records.read(after.folder).interrupted
 
 
 @pytest.mark.parametrize(
@@ -74,17 +106,6 @@ def test_a_run_that_is_lost_with_its_server_is_said_to_be(
     threading.Thread(target=end_server).start()
     first, second = carry_out_plan(Plan.of([lost, after]), noop_launcher())
     assert (first.status, said in first.reason, second.status) == (status, True, "ok")
-
-
-def once_at_work(point: Point, then: Callable[[int], None]) -> None:
-    """Do something with the process of a run, as soon as there is one."""
-
-    def wait() -> None:
-        while not (point.folder / "starts").exists():
-            time.sleep(0.02)
-        then(int((point.folder / "starts").read_text()))
-
-    threading.Thread(target=wait).start()
 
 
 def state(pid: int) -> str:

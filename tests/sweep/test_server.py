@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from peftbench.errors import UserError
 from peftbench.sweep import server
 
 
@@ -34,6 +35,16 @@ def test_a_server_that_never_answers_is_an_error(monkeypatch: pytest.MonkeyPatch
         tries.append(1)
         raise ConnectionRefusedError
 
-    with pytest.raises(ConnectionRefusedError):
+    with pytest.raises(UserError, match=r"no process can be started \(ConnectionRefusedError\): raise the limits"):
         server.insist(ask)
     assert len(tries) == len(server.PAUSES) + 1
+
+
+def test_what_keeps_a_process_from_being_started_is_said():
+    """With the first run or with any later one."""
+
+    def ask() -> None:
+        raise OSError(24, "Too many open files")
+
+    with pytest.raises(UserError, match=r"Too many open files\): raise the limits of this shell"):
+        server.insist(ask)
