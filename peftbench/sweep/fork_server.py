@@ -137,8 +137,10 @@ class _Forked(Process):
         self._end_group()  # what the run has started and left behind
         self._close()
         code = self._process.exitcode
-        lost = code == NOT_TOLD and (server.current() != self._server or server.end_of(self._server) is not None)
-        return Exit(code, _signal_name(code), self._timed_out, _oom_kills() > self._oom_before, self._note, lost)
+        end = server.end_of(self._server) if code == NOT_TOLD else None
+        lost = code == NOT_TOLD and (end is not None or server.current() != self._server)
+        killed = _oom_kills() > self._oom_before
+        return Exit(code, _signal_name(code), self._timed_out, killed, self._note, lost, server.has_failed(end))
 
     def kill(self, *, timed_out: bool = False) -> None:
         """See `Process.kill`."""

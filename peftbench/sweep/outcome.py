@@ -37,6 +37,8 @@ class Exit:
     """What the process said besides: that it could not write its record, and why."""
     lost: bool = False
     """Whether it was ended because the fork server that started it was."""
+    server_failed: bool = False
+    """Whether that server ended by itself, with an error on the terminal."""
 
 
 def verdict(end: Exit) -> tuple[Status, str]:
@@ -45,6 +47,9 @@ def verdict(end: Exit) -> tuple[Status, str]:
         return "killed", "the run took longer than engine.timeout and was ended"
     if end.note is not None:
         return "failed", end.note
+    if end.lost and end.server_failed:
+        said = "the fork server that started the process ended by itself, with the error on the terminal"
+        return "killed", f"{said}: raise the limit of processes (ulimit -u), or lower engine.jobs"
     if end.lost and end.out_of_memory:
         return "oom", "the kernel ran out of memory and ended the fork server that started the process"
     if end.lost:

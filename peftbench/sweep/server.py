@@ -18,6 +18,8 @@ END_SECONDS = 1.0
 PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)
 """Seconds between the tries to start a run: before the last one all the time that a dying server may take."""
 T = TypeVar("T")
+_ENDS: dict[int, os.waitid_result] = {}
+"""How servers ended that could not start a run: multiprocessing forgets it when it replaces them."""
 
 
 def current() -> int | None:
@@ -28,14 +30,22 @@ def current() -> int | None:
 
 
 def end_of(server: int | None) -> os.waitid_result | None:
-    """How the server has ended, a moment after its connections have; None if it goes on."""
+    """How a server has ended, a moment after its connections have; None if it goes on, or was replaced unseen."""
     deadline = time.monotonic() + END_SECONDS
-    while server is not None:
+    while server is not None and server == current():
         end = os.waitid(os.P_PID, server, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # left for multiprocessing to find
-        if end is not None or time.monotonic() > deadline:
+        if end is not None:
+            _ENDS[server] = end
             return end
+        if time.monotonic() > deadline:
+            return None
         time.sleep(0.01)
-    return None
+    return None if server is None else _ENDS.get(server)
+
+
+def has_failed(end: os.waitid_result | None) -> bool:
+    """Whether a server has ended by itself: what Python says of it is on the terminal."""
+    return end is not None and end.si_code == os.CLD_EXITED and end.si_status != 0
 
 
 def wake(server: int | None) -> None:
@@ -65,6 +75,7 @@ def insist(ask: Callable[[], T]) -> T:
             try:
                 return ask()
             except (EOFError, ConnectionError):
+                end_of(current())  # seen now: asked again, it is replaced
                 if current() != before and time.monotonic() >= patience:
                     _refuse_broken()
             time.sleep(pause)
@@ -90,8 +101,7 @@ def _refuse_broken() -> None:
     Raises:
         UserError: it has; what Python says of it is on the terminal.
     """
-    end = end_of(current())
-    if end is not None and end.si_code == os.CLD_EXITED and end.si_status != 0:
+    if has_failed(end_of(current())):
         advice = (
             "write PYTHONOPTIMIZE=1, and python without -OO: not all packages can be imported without docstrings"
             if sys.flags.optimize > 1

@@ -23,6 +23,23 @@ from peftbench.sweep.grid import Point
 from peftbench.sweep.interrupts import Interrupts
 from peftbench.sweep.plan import Plan
 
+LIMITED = """
+import itertools
+import os
+
+import noop
+
+fork, count = os.fork, itertools.count(1)
+
+
+def limited():
+    if next(count) == 3:  # a first child, a run, and the next
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return fork()
+
+
+os.fork = limited
+"""
 SCRIPT = """
 from hydra import compose, initialize_config_dir
 from peftbench.cli.paths import register_plugins
@@ -44,6 +61,19 @@ def server():
     forkserver._forkserver._stop()
     yield forkserver._forkserver
     forkserver._forkserver._stop()
+
+
+def test_a_run_that_is_lost_because_no_other_could_be_started_says_what_to_do(
+    server, noop_points, tmp_path: Path, monkeypatch, capfd
+) -> None:
+    """Where no process can be forked Python's fork server ends, and with it all that it has started."""
+    (tmp_path / "limited.py").write_text(LIMITED)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
+    points = noop_points("sleep:600", "", jobs=2)
+    lost, other = carry_out_plan(Plan.of(points), fork_server.ForkServer("noop:execute", "limited"))
+    assert (lost.status, other.status) == ("killed", "ok")
+    assert "ended by itself, with the error on the terminal: raise the limit of processes (ulimit -u)" in lost.reason
+    assert "BlockingIOError" in capfd.readouterr().err
 
 
 def once_at_work(point: Point, then: Callable[[int], None]) -> None:
