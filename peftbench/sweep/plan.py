@@ -118,8 +118,9 @@ def is_done(record: Record, point: Point, *, pruning: bool = False) -> bool:
 
 
 def duration(record: Record) -> float | None:
-    """Seconds from start to end of a run."""
+    """Seconds from start to end of a run; None also where the clock was put back meanwhile."""
     try:
-        return (datetime.fromisoformat(record.ended) - datetime.fromisoformat(record.started)).total_seconds()
+        took = (datetime.fromisoformat(record.ended) - datetime.fromisoformat(record.started)).total_seconds()
     except ValueError:
         return None
+    return took if took >= 0 else None

@@ -28,7 +28,9 @@ def preview(settings: SearchOptions, point: Point, identity: Mapping[str, Any]) 
     study = seen(settings, point.folder.parent, point.run.sweep, identity)
     done = [] if study is None else counted(study)
     todo = max(0, settings.n_trials - len(done))
-    took = [trial.duration.total_seconds() for trial in done if trial.duration and trial.user_attrs["status"] == "ok"]
+    ok = [trial for trial in done if trial.user_attrs["status"] == "ok"]
+    spans = [trial.duration.total_seconds() for trial in ok if trial.duration]
+    took = [seconds for seconds in spans if seconds > 0]  # not where the clock was put back meanwhile
     rest = f"\nabout {clock(mean(took) * todo)} one after another" if took and todo else ""
     return standing(done, todo) + rest
 
