@@ -23,7 +23,7 @@ from peftbench.sweep.slurm import ticket as tickets
 from peftbench.sweep.slurm.job import Task
 from peftbench.sweep.slurm.options import Cluster
 from peftbench.sweep.slurm.queue import Queue, Seen
-from peftbench.sweep.slurm.sent import PATIENCE, Sent
+from peftbench.sweep.slurm.sent import PATIENCE, Sent, left
 from peftbench.sweep.slurm.submit import new_name, submit
 from peftbench.sweep.slurm.ticket import Ticket
 from peftbench.sweep.slurm.watch import wait_until_gone
@@ -71,8 +71,7 @@ class SlurmPool(Carrier):
             if error is not None and (self._cluster.options.cancel or not stopped):
                 self._cancel("by Ctrl-C or SIGTERM" if stopped else f"because {error}")
             elif self._sent:
-                ends = " and ".join(f"scancel --name={name}" for name in self._names())
-                self._progress.say(f"{len(self._sent)} jobs go on: the same command waits for them, {ends} ends them")
+                self._progress.say("\n".join(left(self._sent)))
             for sent in (*self._new, *self._sent):
                 sent.claim.release()
             tidy(self._sweep)
@@ -162,6 +161,7 @@ class SlurmPool(Carrier):
             if not tickets.hand_over(sent.point, sent.ticket) and before is not None:
                 sent.ticket = before  # a job that Slurm did not show us is at work at it
             else:
+                sent.asked = True
                 tasks.append(
                     Task(sent.point, sent.ticket, sent.judge is not None, self._cluster.execute, self._cluster.preload)
                 )
@@ -175,6 +175,8 @@ class SlurmPool(Carrier):
             with self._interrupts.allowed():
                 pass  # Ctrl-C ends sbatch too, and is the better reason
             raise
+        for sent in self._sent:
+            sent.asked = False
         what = f"job {job}" if len(tasks) == 1 else f"array {job} of {len(tasks)} jobs"
         self._progress.say(f"sent to Slurm: {what} ({name})")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +35,8 @@ class Sent:
     """Since when the job is not in the queue."""
     attempt: int = 1
     """Which try this is: a job that Slurm ended counts, what is tried again inside a job does not."""
+    asked: bool = False
+    """Whether Slurm has been asked for the job, and has not answered."""
     lost: bool = False
     """Whether the job ended before its run could, and nobody had asked for that."""
 
@@ -85,3 +88,12 @@ class Sent:
     def _log(self, job: str) -> Path:
         """What Slurm kept of the job's output: of its setup lines, and of what went wrong before the run's own log."""
         return batch(self.point, self.ticket) / f"{job}_0_log.out"
+
+
+def left(out: Sequence[Sent]) -> Iterator[str]:
+    """What becomes of jobs whose engine ends, in sentences; sbatch may have been ended before it had sent some."""
+    if sure := [sent for sent in out if not sent.asked]:
+        ends = " and ".join(f"scancel --name={name}" for name in sorted({sent.ticket.name for sent in sure}))
+        yield f"{len(sure)} jobs go on: the same command waits for them, {ends} ends them"
+    if unsure := len(out) - len(sure):
+        yield f"{unsure} jobs may have been sent: the same command finds out"
