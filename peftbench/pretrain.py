@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from peftbench.component import Checked
+from peftbench.component import Checked, complaint
 from peftbench.console import print_anything
 from peftbench.errors import UserError
 from peftbench.models.selfmade import write
@@ -225,7 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _told(error: ValidationError) -> str:
     """The first of the wrong options, as it is written here."""
     wrong = error.errors()[0]
-    message = wrong["msg"].removeprefix("Value error, ").replace("null for", "leave it out for")
+    message = complaint(wrong).replace("null for", "leave it out for")
     names = [{"path": "dataset_path"}.get(str(part), str(part)) for part in wrong["loc"]]
     return "".join(f"--{name.replace('_', '-')} {wrong['input']}: " for name in names) + message
 

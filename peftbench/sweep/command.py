@@ -61,13 +61,21 @@ def show(folder: Path, run_ids: Sequence[str] | None = None) -> None:
     if not (left if run_ids is None else left & set(run_ids)):
         return
     try:
+        _report(folder, run_ids)
+    except (ImportError, MemoryError) as error:
+        # The records are what counts, and the report can be made of them at any time.
+        said = str(error) or type(error).__name__
+        print(f"the report cannot be made ({said}); later: python -m peftbench.report {folder}")
+    print(f"Records: {folder}/*/{FILE}")
+
+
+def _report(folder: Path, run_ids: Sequence[str] | None) -> None:
+    try:
         report.write(folder)
     except OSError as error:
-        # The records are what counts, and the page can be made of them at any time.
         later = shlex.join(["python", "-m", "peftbench.report", str(folder)])
         print(f"the report cannot be written ({error.strerror}); later: {later}")
     report.show(folder, only=run_ids)
-    print(f"Records: {folder}/*/{FILE}")
 
 
 def exit_code(statuses: Iterable[str]) -> int:
