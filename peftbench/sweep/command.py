@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from peftbench import report
@@ -60,22 +60,23 @@ def show(folder: Path, run_ids: Sequence[str] | None = None) -> None:
         left = {path.parent.name for path in folder.glob(f"*/{FILE}")}
     if not (left if run_ids is None else left & set(run_ids)):
         return
+    # The records are what counts, and the report can be made of them at any time.
+    later = shlex.join(["python", "-m", "peftbench.report", str(folder)])
     try:
-        _report(folder, run_ids)
+        with _said_if_unwritten(later):
+            report.write(folder)
+        report.show(folder, only=run_ids)
     except (ImportError, MemoryError) as error:
-        # The records are what counts, and the report can be made of them at any time.
-        said = str(error) or type(error).__name__
-        print(f"the report cannot be made ({said}); later: python -m peftbench.report {folder}")
+        print(f"the report cannot be made ({str(error) or type(error).__name__}); later: {later}")
     print(f"Records: {folder}/*/{FILE}")
 
 
-def _report(folder: Path, run_ids: Sequence[str] | None) -> None:
+@contextmanager
+def _said_if_unwritten(later: str) -> Iterator[None]:
     try:
-        report.write(folder)
+        yield
     except OSError as error:
-        later = shlex.join(["python", "-m", "peftbench.report", str(folder)])
         print(f"the report cannot be written ({error.strerror}); later: {later}")
-    report.show(folder, only=run_ids)
 
 
 def exit_code(statuses: Iterable[str]) -> int:
