@@ -16,7 +16,9 @@ def swept(**options):
 
     sweeper = PeftbenchSweeper(**{name: OmegaConf.create({"_": value})._ for name, value in options.items()})
     context = type("Context", (), {"config_loader": None})()
-    hydra = {"verbose": False, "job": {"env_set": {}}, "callbacks": {}, "launcher": None}
+    folders = {"run": {"dir": "."}, "sweep": {"dir": ".", "subdir": "${hydra.job.num}"}, "output_subdir": None}
+    job = {"env_set": {}, "chdir": None}
+    hydra = {"verbose": False, "job": job, "callbacks": {}, "launcher": None, **folders}
     config = OmegaConf.create({"hydra": hydra})
     sweeper.setup(hydra_context=context, task_function=None, config=config)
     return sweeper.sweep([])
