@@ -97,15 +97,20 @@ class FirstTokenAttention:
         return found + missing.to(found.dtype)
 
 
+def _is_linear(layer: nn.Module) -> bool:
+    """Whether it is a linear layer, dense or 4-bit, with no adapter around it: some of PEFT's are linear layers too."""
+    return isinstance(layer, nn.Linear) and not hasattr(layer, "base_layer")
+
+
 def _is_frozen(layer: nn.Module) -> bool:
-    """Whether it is a linear layer, dense or 4-bit, of which nothing is trained, with no adapter around it."""
-    return isinstance(layer, nn.Linear) and not any(p.requires_grad for p in layer.parameters())
+    """Whether it is a linear layer of which nothing is trained."""
+    return _is_linear(layer) and not any(p.requires_grad for p in layer.parameters())
 
 
 def _is_affine(layer: nn.Module) -> bool:
     """Whether it computes ``W x + b`` with the same W and b for every token: adapters of our own say so."""
     own = getattr(layer, "is_affine", None)
-    return isinstance(layer, nn.Linear) or (own is not None and own())
+    return _is_linear(layer) or (own is not None and own())
 
 
 def install(model: nn.Module) -> bool:
