@@ -101,7 +101,8 @@ def build(context: Context, task: Task) -> Attached:
             _recompute(attached.model)
         if context.own_dropout:
             dropout.install(attached.model)
-        read_only = last_layer.install(attached.model)
+        with context.autocast():
+            read_only = last_layer.install(attached.model)
         record.environment["last_layer"] = "first token" if read_only else "all tokens"
         rounded = one_cast.install(attached.model, context.device)
         record.environment["hidden_states"] = precision.label(context.dtype if rounded else torch.float32)

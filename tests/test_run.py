@@ -61,6 +61,7 @@ def test_quality_is_recomputed_from_the_predictions_file(tiny_run) -> None:
 def test_the_record_says_what_a_layer_computes_in(tiny_run, precision: str) -> None:
     record, _ = carried_out(tiny_run(f"trainer.precision={precision}", "trainer.max_steps=1", "device=cpu"))
     assert record.environment["hidden_states"] == precision
+    assert record.environment["last_layer"] == "first token"
 
 
 def test_a_tokenizer_of_another_network_is_said_before_training(tiny_run, tmp_path, monkeypatch) -> None:

@@ -25,11 +25,12 @@ UNKNOWN_YET = 2**31
 """Stands for the number of training steps until the loop says it."""
 ON_DATA = ("eva", "lora_ga", "corda", "loftq")
 """Values of ``init_lora_weights`` that PEFT leaves to a preparation of its own: without it some are plain LoRA."""
-NOT_ALONE = {
+REFUSED = {
+    "LilyConfig": "what it answers to a text depends on the rest of its batch, padding too; write another class",
     "PolyConfig": "its network asks for task ids, which no data set here has",
     "XLoraConfig": "it mixes adapters that are there already",
 }
-"""Tuners that a run by itself has no use for."""
+"""Tuners that a run has no use for, or whose figures would be those of its batches, and why."""
 
 
 class Peft(Tuner):
@@ -126,12 +127,12 @@ class Peft(Tuner):
 
         layerwise = [key for key, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items() if issubclass(tuner, BaseTuner)]
         found = {PEFT_TYPE_TO_CONFIG_MAPPING[key].__name__: PEFT_TYPE_TO_CONFIG_MAPPING[key] for key in layerwise}
-        if self.config_class in NOT_ALONE:
-            raise UserError(f"method.config_class={self.config_class}: {NOT_ALONE[self.config_class]}")
+        if self.config_class in REFUSED:
+            raise UserError(f"method.config_class={self.config_class}: {REFUSED[self.config_class]}")
         if self.config_class not in found:
             others = {kind.__name__ for kind in PEFT_TYPE_TO_CONFIG_MAPPING.values()}
             why = "works on the input, not layer by layer" if self.config_class in others else "is not in PEFT"
-            known = _join(found.keys() - NOT_ALONE)
+            known = _join(found.keys() - REFUSED)
             raise UserError(f"method.config_class: {self.config_class} {why}; write one of {known}")
         return found[self.config_class]
 

@@ -8,6 +8,9 @@ one head, q the query, x the tokens and p what attention gives each of them,
 
 of which softmax does not see q . b_k. So a frozen layer of keys multiplies one vector a sequence, the layer of values
 one a head. All of this changes no number, forward or backward, but for rounding.
+
+A tuner may bring the other tokens' queries back into the loss, as Lily's does, which weighs its experts by their mean
+over all tokens. So the network itself is asked before its last layer is changed.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from peftbench.measuring.mode import mode
 from peftbench.methods import frozen
 from peftbench.models import layout as layouts
 from peftbench.models.mixin import mix_in, take_out
@@ -114,7 +118,10 @@ def _is_affine(layer: nn.Module) -> bool:
 
 
 def install(model: nn.Module) -> bool:
-    """Let the last layer compute what is read, in place; False where that is everything, or is not known."""
+    """Let the last layer compute what is read, in place; False where that is everything, or is not known.
+
+    The caller has set the autocast that ``model`` runs in.
+    """
     found = layouts.find(model)
     if found is None or not layouts.is_classifier(model) or found.layout.read != "first":
         return False
@@ -123,11 +130,42 @@ def install(model: nn.Module) -> bool:
     if core.config._attn_implementation not in ATTENTIONS or getattr(core.config, "is_decoder", False):
         return False
     within = layout.core + "."
+    if not _first_is_alone(model, *(layer.get_submodule(name) for name in (layout.projections[0], layout.out))):
+        return False
     core.projections = tuple(name.removeprefix(within) for name in layout.projections)
     core.out = layout.out.removeprefix(within) if layout.out.startswith(within) else None
     mix_in(core, FirstTokenAttention)
     mix_in(layer, FirstTokenLayer)
     return True
+
+
+def _first_is_alone(model: nn.Module, query: nn.Module, out: nn.Module) -> bool:
+    """Whether all that the last layer's first token needs are numbers where both modules are given NaN for the others.
+
+    NaN spreads to all that is computed of it, also through a tuner that begins as zero: 0 NaN = NaN. Not through every
+    kernel of attention, so each side of that is looked at. What a layer remembers of its inputs, as batch norms do in
+    training, is put back.
+    """
+    ids = torch.zeros(2, 3, dtype=torch.int64, device=next(model.parameters()).device)
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    read: list[torch.Tensor] = []
+    hooks = [module.register_forward_pre_hook(_spoil_others) for module in (query, out)]
+    hooks.append(query.register_forward_hook(lambda _module, _args, answer: read.append(answer[:, 0])))
+    with torch.no_grad():
+        for training in (False, True):
+            with mode(model, training=training):
+                read.append(model(input_ids=ids).logits)
+        for buffer, before in kept:
+            buffer.copy_(before)
+    for hook in hooks:
+        hook.remove()
+    return not any(found.isnan().any() for found in read)
+
+
+def _spoil_others(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    spoilt = args[0].clone()
+    spoilt[:, 1:] = torch.nan
+    return spoilt, *args[1:]
 
 
 def uninstall(model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from safetensors.torch import load_file
 
 from peftbench.errors import UserError
-from peftbench.methods.peft import NOT_ALONE
+from peftbench.methods.peft import REFUSED
 
 from . import bases
 from .bases import Base
@@ -22,7 +22,7 @@ CLASSES = {
     for kind, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()
     if issubclass(tuner, BaseTuner)
 }
-NOT_HERE = {**NOT_ALONE, "ShadowConfig": "for decoders", "TrainableTokensConfig": "adapts an embedding"}
+NOT_HERE = {**REFUSED, "ShadowConfig": "for decoders", "TrainableTokensConfig": "adapts an embedding"}
 """Classes that cannot be tried on the linear layers of an encoder."""
 ARGS = {
     "C3AConfig": {"block_size": 4},
@@ -90,6 +90,7 @@ def test_a_class_with_other_names_for_rank_and_alpha_is_answered(base: Base, nam
     [
         ({"config_class": "PromptTuningConfig"}, r"works on the input, not layer by layer; write one of .*LoHaConfig"),
         ({"config_class": "PolyConfig"}, r"asks for task ids"),
+        ({"config_class": "LilyConfig"}, r"depends on the rest of its batch"),
         ({"config_class": "XLoraConfig"}, r"mixes adapters"),
         *(
             ({"config_class": "LoraConfig", "alpha_arg": "lora_alpha", "args": args}, told)
