@@ -112,13 +112,14 @@ def build(context: Context, task: Task) -> Attached:
 
 
 def _recompute(model: Any) -> None:
-    """Let ``model`` keep fewer activations and compute them again."""
+    """Let ``model`` keep fewer activations and compute them again, without gradients of frozen embeddings."""
     try:
-        model.gradient_checkpointing_enable()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     except ValueError as error:
         raise UserError(
             f"trainer.gradient_checkpointing=true is not for this network ({error}): write false"
         ) from error
+    model.disable_input_require_grads()  # which reentrant checkpoints alone need
 
 
 def check(context: Context, data: Data, attached: Attached) -> None:

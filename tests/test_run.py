@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from support import ROOT, carried_out, checkpoint, options, pruning, write_corpus
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from peftbench import run as running
@@ -283,6 +284,30 @@ def test_gradient_checkpointing_changes_no_figure(tiny_run) -> None:
     saving, _ = carried_out(tiny_run("method=lora", "trainer.gradient_checkpointing=true"))
     assert saving.metrics["quality/loss"] == pytest.approx(plain.metrics["quality/loss"], rel=1e-4)
     assert saving.metrics["flops/train_per_token"] > plain.metrics["flops/train_per_token"]
+
+
+def test_recomputation_leaves_out_the_gradient_of_frozen_embeddings() -> None:
+    """It costs the first layer the gradients of its input through q, k and v, and the one of k."""
+    items, length, rank, width = 3, 7, 4, SHAPE["hidden_size"]
+
+    def step(recompute) -> tuple[float, list[torch.Tensor], int]:
+        torch.manual_seed(0)
+        config = AutoConfig.for_model("bert", vocab_size=50, attn_implementation="eager", **SHAPE)
+        lora = LoraConfig(r=rank, target_modules=["query", "value"], init_lora_weights=False)
+        model = get_peft_model(AutoModelForSequenceClassification.from_config(config), lora).train()
+        recompute(model)
+        with FlopCounterMode(display=False) as counter:
+            loss = model(input_ids=torch.randint(50, (items, length)), labels=torch.tensor([0, 1, 1])).loss
+            loss.backward()
+        return loss.item(), [p.grad for p in model.parameters() if p.requires_grad], counter.get_total_flops()
+
+    (loss, gradients, count), (expected, others, more) = (
+        step(recompute) for recompute in (running._recompute, lambda model: model.gradient_checkpointing_enable())
+    )
+    assert loss == expected
+    assert all(torch.equal(*pair) for pair in zip(gradients, others, strict=True))
+    tokens = items * length
+    assert more - count == 2 * tokens * (3 * width**2 + 2 * rank * width + length * width)
 
 
 def test_language_models_get_their_own_figures(tiny_run, tmp_path: Path) -> None:
