@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from peftbench.errors import UserError, first_of
 from peftbench.glossary import validated
 from peftbench.measuring.curve import Curve
 from peftbench.measuring.throughput import StepMeter
@@ -77,6 +78,7 @@ class Loop:
 
         Raises:
             Diverged: the loss became NaN or infinite.
+            UserError: the loss does not depend on the adapter.
         """
         total = self.total_steps
         model = self.attached.model
@@ -92,7 +94,7 @@ class Loop:
         losses, curve = Losses(), Curve(self.device)
         for step, batch in enumerate(itertools.islice(self._batches(), total)):
             meter.begin()
-            losses.add(self._step(step, batch, optimizer))
+            losses.add(self._step(step, batch, optimizer, trained))
             rate = float(schedule.get_last_lr()[0])
             schedule.step()
             meter.end(batch.real_tokens, batch.computed_tokens, len(batch.rows))
@@ -117,17 +119,19 @@ class Loop:
             # A seed per epoch, apart from neighbouring run seeds.
             yield from self.task.batches(self.train, self.recipe.batch_size, seed=self.seed * 1_000_003 + epoch)
 
-    def _step(self, step: int, batch: Batch, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    def _step(self, step: int, batch: Batch, optimizer: torch.optim.Optimizer, trained: Trained) -> torch.Tensor:
         """One optimizer step; returns the (detached) loss without penalties, still on the device."""
         model = self.attached.model if self.compiled is None else self.compiled
         loss = self._loss(model, batch.to(self.device))
         penalties = [penalty for hook in self.hooks if (penalty := hook.penalty()) is not None]
         torch.stack([loss, *penalties]).sum().backward()
+        if step == 0:
+            trained.notes += _unread(self.attached)
         for hook in self.hooks:
             hook.before_step(step)
         # The optimizer's own list: to walk the network for it takes a millisecond.
-        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        nn.utils.clip_grad_norm_(trained, self.recipe.max_grad_norm)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, self.recipe.max_grad_norm)
         optimizer.step()
         for hook in self.hooks:
             hook.after_step(step)
@@ -158,6 +162,25 @@ class Loop:
         figures = {validated(name): value for name, value in result.metrics.items()}
         self.report(step + 1, self.total_steps, figures)
         return {"step": step + 1, "train/loss": losses.mean(), **figures}
+
+
+def _unread(attached: Attached) -> Iterator[str]:
+    """What is said of tensors of the adapter that have no gradient in a first step.
+
+    Raises:
+        UserError: none of the adapter has one, or all are zero.
+    """
+    of_adapter = {name: p.grad for name, p in attached.trainable() if not attached.is_head(name)}
+    if of_adapter and not any(gradient is not None and gradient.any() for gradient in of_adapter.values()):
+        raise UserError(
+            "nothing of the adapter takes part in the loss, and only the head would be learned: write "
+            "method.targets that this network computes with, and leave out what switches the adapter off"
+        )
+    if unread := [name for name, gradient in of_adapter.items() if gradient is None]:
+        yield (
+            f"{len(unread):,} of the adapter's {len(of_adapter):,} tensors took no part in the loss of the first step, "
+            f"and are counted all the same: {first_of(unread)}"
+        )
 
 
 class Losses:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from peftbench.config import Trainer
-from peftbench.errors import Skip
+from peftbench.errors import Skip, UserError
 from peftbench.methods.base import Attached
 from peftbench.tasks.base import Batch, Encoded, Evaluation
 from peftbench.training.hooks import Hook
@@ -143,6 +143,27 @@ def test_a_diverged_loss_says_so() -> None:
     task.y[:] = float("nan")
     with pytest.raises(Diverged, match=r"smaller trainer\.lr"):
         loop(network(), task, recipe()).run()
+
+
+def test_what_takes_no_part_in_the_loss_is_said_and_refused_where_that_is_all_of_the_adapter() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read, self.unread = network(), network()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.read(x)
+
+    (note,) = loop(Half(), Regression(), recipe()).run().notes
+    assert note.startswith("2 of the adapter's 4 tensors took no part")
+    assert note.endswith("unread.weight, unread.bias")
+    only_head_reads = loop(Half(), Regression(), recipe())
+    only_head_reads.attached.head = ("read",)
+    with pytest.raises(UserError, match="nothing of the adapter takes part in the loss"):
+        only_head_reads.run()
+    probe = loop(network(), Regression(), recipe())
+    probe.attached.head = ("weight", "bias")
+    assert probe.run().notes == [], "a method may train the head alone"
 
 
 def test_penalties_are_in_the_gradient_and_not_in_the_reported_loss() -> None:
