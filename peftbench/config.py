@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_serializer, field_validator, 
 
 from peftbench.component import Checked, Component, Label, complaint
 from peftbench.data.base import Dataset
-from peftbench.errors import UserError
+from peftbench.errors import UserError, first_of
 from peftbench.methods.base import Method
 from peftbench.models.base import Model
 from peftbench.sparsity.base import Sparsity
@@ -119,6 +119,16 @@ class RunConfig(Checked):
     def _load_component(cls, value: Any, info: Any) -> Component:
         return BASES[info.field_name].load(value)
 
+    @field_validator("trainer", mode="before")
+    @classmethod
+    def _has_a_recipe(cls, value: Any) -> Any:
+        if isinstance(value, dict) and (lacking := [name for name in RECIPE if name not in value]):
+            raise ValueError(
+                f"{first_of(lacking)} are not set: a primary file of your own inherits `config`, or has "
+                "`recipe@trainer` among its defaults"
+            )
+        return value
+
     @field_serializer("method", "dataset", "model", "sparsity", "tracker")
     def _dump_component(self, value: Component) -> dict[str, Any]:
         return value.dump()
@@ -182,6 +192,7 @@ class RunConfig(Checked):
         return self.method.conflict(self) or self.sparsity.conflict(self) or self.dataset.conflict(self)
 
 
+RECIPE = tuple(name for name, field in Trainer.model_fields.items() if field.is_required())
 NO_ALPHA = 2.0
 """In place of every ratio where there is no alpha: the one of ``rank=default``."""
 BASES: dict[str, type[Component]] = {

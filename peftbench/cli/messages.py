@@ -10,6 +10,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
 
+from peftbench.cli.overrides import as_key
 from peftbench.cli.paths import CONF, SWEEPS
 from peftbench.component import Component, find
 from peftbench.errors import UserError
@@ -32,6 +33,7 @@ ELSEWHERE = {
     "patience": "trainer.select=best, which keeps the best of trainer.validations checkpoints",
 }
 """What PEFT, Trainer and others call the options of ours."""
+_QUOTED_KEY = re.compile(r"""(["'])([^"'{},]+)\1\s*:""")
 
 
 def explain(error: BaseException) -> str:
@@ -57,8 +59,8 @@ def _unread(error: OverrideParseException) -> str:
     key, equals, value = error.override.partition("=")
     quoted = value.replace("\\", "\\\\").replace('"', '\\"')
     instead = f"in both kinds of quotes it can: '{key}=\"{quoted}\"'" if equals else "write KEY=VALUE"
-    if value.startswith("{") and (bare := re.sub(r"""(["'])([\w.]+)\1\s*:""", r"\2:", value)) != value:
-        instead = f"keys stand without quotes: '{key.lstrip('+')}={bare}'"
+    if value.startswith("{") and (bare := _QUOTED_KEY.sub(lambda found: f"{as_key(found[2])}:", value)) != value:
+        instead = f"keys stand without quotes: '{key.removeprefix('++')}={bare}'"
     if re.match(r"\w+\(", value):
         instead = "see Hydra's functions: choice, range, interval, glob, sort, shuffle, tag"
     return f"Hydra cannot read {error.override}{reason}; {instead}"
@@ -97,7 +99,7 @@ def _options(error: BaseException) -> list[str]:
             if elsewhere:
                 # Hydra itself sets fixed values before it knows the options of an axis.
                 hints += [f"{key} is an option of {', '.join(elsewhere)}"]
-                hints += [f"in a grid over {group} write {group}.{key}=choice(VALUE)"]
+                hints += [f"in a grid over {group} whose options all have it write {group}.{key}=choice(VALUE)"]
             return [*hints, f"there is: {', '.join(names) or 'no option'}"]
         cause = cause.__cause__ or cause.__context__
     return []

@@ -133,10 +133,14 @@ def as_value(key: str, value: Any) -> str:
     raise UserError(f"{key}={value} cannot be written as an override: Hydra's grammar has no words for it")
 
 
+def as_key(key: str) -> str:
+    """A key of a mapping, which cannot be in quotes: what would end it is escaped."""
+    return _SPECIAL.sub(r"\\\g<0>", key)
+
+
 def _worded(value: Any) -> str:
     if isinstance(value, dict):
-        # Keys cannot be in quotes: what would end them is escaped.
-        return "{" + ",".join(_SPECIAL.sub(r"\\\g<0>", key) + f":{_worded(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{as_key(key)}:{_worded(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_worded, value)) + "]"
     if isinstance(value, str):

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from peftbench.errors import UserError
 
 _FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
-_OFF = ("false", "null", ".")
+_OFF = ("false", "null")
 _NO_FOLDERS = {
     "run.dir": (".", "outputs/${now:%Y-%m-%d}/${now:%H-%M-%S}"),
     "sweep.dir": (".", "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}"),
@@ -38,7 +38,7 @@ def refuse_without_effect(arguments: Sequence[str]) -> None:
     """
     for argument in arguments:
         key, _, value = argument.lstrip("+").partition("=")
-        if key in _FOLDERS and value.lower() not in _OFF:
+        if key in _FOLDERS and value.lower() not in (*_OFF, *(["."] if key.endswith(".dir") else [])):
             raise UserError(_NO_EFFECT.format(key))
     name, folder = _value(arguments, _NAMES), _value(arguments, _DIRECTORIES)
     if name in ("config", "config.yaml") and folder and (file := Path(folder, "config.yaml")).exists():

@@ -94,7 +94,7 @@ def corpus(
 
 def _cut_validation(dataset: Dataset, train: Split, notes: list[str]) -> tuple[Split, Split]:
     """(what is left of train, validation); the note says how it was cut."""
-    if not train.texts:
+    if not len(train.texts):
         raise UserError("every text of train is also in the evaluation split: nothing is left to train on")
     size = _validation_size(dataset, len(train.texts))
     rest, part = _cut(dataset, train, size, "validation (cut from train)")
@@ -185,7 +185,7 @@ def _note_classes(split: Split, label_names: Sequence[str], notes: list[str], so
 
 
 def _check(split: Split, name: str, least_classes: int = 1) -> None:
-    if not split.texts:
+    if not len(split.texts):
         raise UserError(f"the {name} split is empty: give the data set more items, or write smaller sizes")
     if split.labels is not None and len(set(split.labels)) < least_classes:
         raise UserError(

@@ -6,6 +6,8 @@ from itertools import combinations
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+
 from peftbench.data.base import Dataset, Split, TextData
 from peftbench.errors import UserError, first_of
 
@@ -47,7 +49,7 @@ def _check_labels(where: str, split: Split, names: tuple[str, ...]) -> None:
     labels = split.labels
     if labels is None:
         raise UserError(f"{where} has no labels: give each text one, or let kind be language_modeling")
-    if other := sorted(kind.__name__ for kind in {*map(type, labels)} if not issubclass(kind, Integral)):
+    if other := sorted(kind.__name__ for kind in {*map(type, labels)} if not issubclass(kind, Integral | np.bool_)):
         raise UserError(f"{where} has labels of type {first_of(other)}: write the place of each in label_names, from 0")
     if unknown := sorted({*labels} - {*range(len(names))}):
         raise UserError(

@@ -151,14 +151,17 @@ def _first_is_alone(model: nn.Module, query: nn.Module, out: nn.Module) -> bool:
     read: list[torch.Tensor] = []
     hooks = [module.register_forward_pre_hook(_spoil_others) for module in (query, out)]
     hooks.append(query.register_forward_hook(lambda _module, _args, answer: read.append(answer[:, 0])))
-    with torch.no_grad():
-        for training in (False, True):
-            with mode(model, training=training):
-                read.append(model(input_ids=ids).logits)
-        for buffer, before in kept:
-            buffer.copy_(before)
-    for hook in hooks:
-        hook.remove()
+    try:
+        with torch.no_grad():
+            for training in (False, True):
+                with mode(model, training=training):
+                    read.append(model(input_ids=ids).logits)
+            for buffer, before in kept:
+                if not torch.equal(buffer, before):  # some cannot be written to, and are not
+                    buffer.copy_(before)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return not any(found.isnan().any() for found in read)
 
 

@@ -66,6 +66,8 @@ def write(folder: Path, files: dict[str, str]) -> list[str]:
         (["-m", "sweep=${method.name}", "method=lora,hira"], "go into one folder, not into 2"),
         (["-cn", "search", "rank=interval(4,64)"], "fractional part"),
         (['rank.pattern={"a.b":2}'], "keys stand without quotes: 'rank.pattern={a.b:2}'"),
+        (["method=peft", '+method.args={"a b":"c: d"}'], "keys stand without quotes: '+method.args={a\\ b:\"c: d\"}'"),
+        (["hydra.output_subdir=."], "hydra.output_subdir has no effect"),
         (["-m", "sparsity=l1,topk", "method=hira", "sparsity.ratio=0.5"], "write sparsity.ratio=choice(VALUE)"),
         (["-cn", "search", "method=glob(*,exclude=[peft,l*])", "rank=interval(4,x)"], "interval"),
     ],
@@ -120,6 +122,14 @@ def test_a_value_that_is_missing_is_named(tmp_path: Path) -> None:
         done = peftbench(*own, "rank=asked", *words, "engine.dry_run=true", cwd=tmp_path)
         assert done.returncode == 2
         assert "rank.value has no value yet: write rank.value=VALUE" in done.stderr
+
+
+def test_a_primary_file_without_the_recipe_is_told_where_it_is(tmp_path: Path) -> None:
+    groups = "dataset: sst2, model: tiny, rank: default, trainer: default, tracker: none, sparsity: none, method: lora"
+    own = write(tmp_path / "own", {"mine.yaml": f"defaults: [{groups}, _self_]\n"})
+    done = peftbench(*own, "-cn", "mine", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "`recipe@trainer` among its defaults" in done.stderr
 
 
 def test_an_experiment_may_be_a_search(tmp_path: Path) -> None:

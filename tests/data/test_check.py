@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from peftbench.data import assemble
@@ -41,7 +42,9 @@ def test_what_is_right_passes() -> None:
     check(Mine(), GOOD)
     arrays = part(0, 40, texts=np.array([f"t {i}" for i in range(40)]), labels=np.arange(40) % 2, ids=np.arange(40))
     check(Mine(), replace(GOOD, train=arrays))
-    check(Mine(), assemble.labelled(Mine(), part(0, 60), None, None, ("no", "yes")))
+    check(Mine(), replace(GOOD, train=replace(arrays, labels=np.arange(40) % 2 == 1)))
+    for whole in (part(0, 60), replace(arrays, labels=pd.Series(arrays.labels), texts=pd.Series(arrays.texts))):
+        check(Mine(), assemble.labelled(Mine(), whole, None, None, ("no", "yes")))
     pairs = [
         part(*rows, texts=["t"] * 9, seconds=[f"u {i}" for i in range(*rows)]) for rows in ((0, 9), (9, 18), (18, 27))
     ]

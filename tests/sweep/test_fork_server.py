@@ -80,11 +80,14 @@ def once_at_work(point: Point, then: Callable[[int], None]) -> None:
     """Do something with the process of a run, as soon as there is one."""
 
     def wait() -> None:
+        deadline = time.monotonic() + 60
         while not (point.folder / "starts").exists():
+            if time.monotonic() > deadline:
+                return
             time.sleep(0.02)
         then(int((point.folder / "starts").read_text()))
 
-    threading.Thread(target=wait).start()
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def test_a_server_that_cannot_import_is_tried_once_and_said(server, tmp_path: Path, monkeypatch, capfd) -> None:

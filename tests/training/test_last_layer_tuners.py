@@ -69,6 +69,15 @@ def assert_same(ours: Any, whole: Any) -> None:
         torch.testing.assert_close(found[name], gradient, msg=name)
 
 
+def test_buffers_that_cannot_be_written_to_are_left_alone() -> None:
+    model = network("bert", "sdpa")
+    model.register_buffer("shared", torch.ones(1).expand(4))
+    with torch.inference_mode():
+        model.register_buffer("of_inference", torch.ones(4))
+    assert last_layer.install(model)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
 @pytest.mark.parametrize("name", LINEAR)
 def test_values_of_a_tuner_that_is_a_linear_layer_have_noise_of_their_own(name: str, monkeypatch) -> None:
     """Dropout, and PVeRA's own noise: of every token, not of what attention has made of all of them."""
