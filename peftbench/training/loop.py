@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from peftbench.errors import UserError, first_of
 from peftbench.glossary import validated
 from peftbench.measuring.curve import Curve
 from peftbench.measuring.throughput import StepMeter
 from peftbench.training.hooks import Hook
 from peftbench.training.optimizer import build_optimizer, build_schedule
+from peftbench.training.reach import Reach
 
 if TYPE_CHECKING:
     from peftbench.config import Trainer
@@ -65,6 +65,7 @@ class Loop:
     report: Report = lambda step, total, figures: None
     compiled: nn.Module | None = None
     """What computes the loss of a training step; None is the attached model itself."""
+    _reach: Reach | None = field(default=None, init=False)
 
     @property
     def total_steps(self) -> int:
@@ -94,7 +95,7 @@ class Loop:
         losses, curve = Losses(), Curve(self.device)
         for step, batch in enumerate(itertools.islice(self._batches(), total)):
             meter.begin()
-            losses.add(self._step(step, batch, optimizer, trained))
+            losses.add(self._step(step, batch, optimizer))
             rate = float(schedule.get_last_lr()[0])
             schedule.step()
             meter.end(batch.real_tokens, batch.computed_tokens, len(batch.rows))
@@ -106,6 +107,7 @@ class Loop:
                 if all(hook.selectable(step) for hook in self.hooks):
                     best.offer(self.attached, trained.history[-1])
         best.restore(self.attached)
+        trained.notes += [] if self._reach is None else self._reach.notes()
         trained.metrics = meter.metrics()
         for hook in self.hooks:
             trained.metrics |= hook.metrics()
@@ -119,19 +121,19 @@ class Loop:
             # A seed per epoch, apart from neighbouring run seeds.
             yield from self.task.batches(self.train, self.recipe.batch_size, seed=self.seed * 1_000_003 + epoch)
 
-    def _step(self, step: int, batch: Batch, optimizer: torch.optim.Optimizer, trained: Trained) -> torch.Tensor:
+    def _step(self, step: int, batch: Batch, optimizer: torch.optim.Optimizer) -> torch.Tensor:
         """One optimizer step; returns the (detached) loss without penalties, still on the device."""
         model = self.attached.model if self.compiled is None else self.compiled
         loss = self._loss(model, batch.to(self.device))
         penalties = [penalty for hook in self.hooks if (penalty := hook.penalty()) is not None]
         torch.stack([loss, *penalties]).sum().backward()
         if step == 0:
-            trained.notes += _unread(self.attached)
+            self._reach = Reach(self.attached)
         for hook in self.hooks:
             hook.before_step(step)
         # The optimizer's own list: to walk the network for it takes a millisecond.
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, self.recipe.max_grad_norm)
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(trained, self.recipe.max_grad_norm)
         optimizer.step()
         for hook in self.hooks:
             hook.after_step(step)
@@ -145,6 +147,8 @@ class Loop:
     def _log(self, step: int, total: int, losses: Losses, curve: Curve, lr: float) -> None:
         every = max(1, total // LOGGED_STEPS)
         logged = (step + 1) % every == 0 or self._validates(step, total)
+        if logged and self._reach is not None:
+            self._reach.check()
         figures = {"train/loss": losses.recent(step), "train/lr": lr, **curve.read()} if logged else {}
         self.report(step + 1, total, figures)
 
@@ -162,25 +166,6 @@ class Loop:
         figures = {validated(name): value for name, value in result.metrics.items()}
         self.report(step + 1, self.total_steps, figures)
         return {"step": step + 1, "train/loss": losses.mean(), **figures}
-
-
-def _unread(attached: Attached) -> Iterator[str]:
-    """What is said of tensors of the adapter that have no gradient in a first step.
-
-    Raises:
-        UserError: none of the adapter has one, or all are zero.
-    """
-    of_adapter = {name: p.grad for name, p in attached.trainable() if not attached.is_head(name)}
-    if of_adapter and not any(gradient is not None and gradient.any() for gradient in of_adapter.values()):
-        raise UserError(
-            "nothing of the adapter takes part in the loss, and only the head would be learned: write "
-            "method.targets that this network computes with, and leave out what switches the adapter off"
-        )
-    if unread := [name for name, gradient in of_adapter.items() if gradient is None]:
-        yield (
-            f"{len(unread):,} of the adapter's {len(of_adapter):,} tensors took no part in the loss of the first step, "
-            f"and are counted all the same: {first_of(unread)}"
-        )
 
 
 class Losses:
