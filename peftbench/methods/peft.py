@@ -104,9 +104,18 @@ class Peft(Tuner):
                 raise UserError(f"method.args: PEFT would not load this {self.config_class} again: {error}") from error
 
     def admit(self, model: PeftModel, config: PeftConfig, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """See `Tuner.admit`; a tuner that moves ranks (AdaLoRA) shrinks its layers by its configuration on loading."""
-        if hasattr(config, "rank_pattern"):
-            model.peft_config["default"].rank_pattern = config.rank_pattern  # type: ignore[attr-defined]
+        """See `Tuner.admit`: the layers of a tuner that moves ranks (AdaLoRA) shrink to what was saved.
+
+        Not by PEFT's own resizing, which takes the dtype of the base for them and makes all of them trainable.
+        """
+        from torch import nn
+
+        if self._moves_ranks(model) and getattr(config, "rank_pattern", None) is not None:
+            for key, tensor in state.items():
+                layer, _, name = key.rpartition(".")
+                held: Any = getattr(model.get_submodule(layer), name)
+                held["default"] = nn.Parameter(tensor.to(held["default"]))
+            model.peft_config["default"].rank_pattern = None  # type: ignore[attr-defined]
         return state
 
     def hook(self, attached: Attached) -> Hook:
@@ -114,7 +123,10 @@ class Peft(Tuner):
         from peftbench.methods.allocation import Allocation
 
         model: Any = attached.model
-        return Allocation(model) if hasattr(model.base_model, "update_and_allocate") else Hook()
+        return Allocation(model) if self._moves_ranks(model) else Hook()
+
+    def _moves_ranks(self, model: PeftModel) -> bool:
+        return hasattr(model.base_model, "update_and_allocate")
 
     def _class(self) -> type[PeftConfig]:
         """The configuration class of a tuner that works layer by layer.

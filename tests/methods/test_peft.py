@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from peftbench.errors import UserError
+from peftbench.methods.frozen import hold_in
 
 from . import bases
 from .bases import Base
@@ -136,6 +137,23 @@ def test_adalora_reaches_its_budget_and_saves_what_was_evaluated(base: Base, tmp
     network.load_state_dict(load_file(tmp_path / "head.safetensors"), strict=False)
     theirs = PeftModel.from_pretrained(network, tmp_path).eval()
     torch.testing.assert_close(bases.logits(theirs), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_adalora_is_put_back_as_it_was_saved_on_a_base_in_bf16(base: Base, tmp_path):
+    """Neither rounded to the base's numbers nor with more that is trained."""
+    method = bases.method("adalora")
+    attached = base.attach(method)
+    hold_in(attached.model, torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        steps(attached, method.hook(attached), 20)
+    kinds = {name: (p.dtype, p.requires_grad) for name, p in attached.model.named_parameters()}
+    method.save(attached, tmp_path)
+    method.restore(attached, tmp_path)
+    assert kinds == {name: (p.dtype, p.requires_grad) for name, p in attached.model.named_parameters()}
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    held = {name.replace(".default", ""): p for name, p in attached.model.named_parameters()}
+    assert saved
+    assert all(torch.equal(held[name], tensor) for name, tensor in saved.items())
 
 
 def test_adalora_without_final_steps_still_reaches_its_budget_at_the_last(base: Base):
