@@ -150,8 +150,8 @@ def _disjoint(split: Split, others: list[Split], notes: list[str]) -> Split:
 def _filled(split: Split, notes: list[str]) -> Split:
     """``split`` without blank items."""
     kept = splits.take(split, (i for i, text in enumerate(split.texts) if text.strip()))
-    if len(kept.texts) < len(split.texts):
-        notes.append(f"{split.name}: {len(split.texts) - len(kept.texts):,} blank lines left out")
+    if blank := len(split.texts) - len(kept.texts):
+        notes.append(f"{split.name}: {blank:,} blank line{'s' * (blank > 1)} left out")
     return kept
 
 

@@ -83,7 +83,7 @@ def _parsed(path: Path) -> pd.DataFrame:
             return pd.DataFrame(json.loads(path.read_text(encoding="utf-8-sig")))
         case ".jsonl":
             return pd.DataFrame(json_lines.read(path))
-    return pd.DataFrame({"text": path.read_text(encoding="utf-8-sig").split("\n")})
+    return pd.DataFrame({"text": path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")})
 
 
 def unknown_kind(path: Path) -> str | None:

@@ -238,6 +238,7 @@ def test_a_plain_text_file_is_its_lines(tmp_path):
     data = dataset(tmp_path / "corpus.txt", **options).read()
     assert [*data.train.texts, *data.validation.texts, *data.evaluation.texts] == lines, "running text stays that"
     assert "test (own split): the last 8 of 40 items" in data.notes
+    assert "train: 39 blank lines left out" in data.notes, "the end of the file ends a line and begins none"
     with pytest.raises(UserError, match=r"dataset.label_column=label: .* no such column; write one of: text"):
         dataset(tmp_path / "corpus.txt", text_column="text", label_column="label").read()
 
