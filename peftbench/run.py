@@ -20,6 +20,7 @@ from peftbench.measuring.flops import flops_per_token
 from peftbench.measuring.inference import profile_inference
 from peftbench.measuring.memory import PeakMemory, resident
 from peftbench.measuring.sizes import base_bytes, file_bytes, parameter_counts
+from peftbench.methods import quantization
 from peftbench.methods.frozen import hold_in
 from peftbench.record import ADAPTER, PREDICTIONS, Record
 from peftbench.sparsity.compact import DENSE_FILE, compact_folder, expand_folder, sparsity_of
@@ -80,7 +81,7 @@ def load(context: Context, task: Task, load_kwargs: Mapping[str, Any]) -> Loaded
     if run.trainer.attention == "auto":
         attention.choose(loaded.model, context.attention)
     attention.ask_nothing(loaded.model)
-    record.base |= loaded.identity
+    record.base |= {**loaded.identity, **quantization.described(loaded.model)}
     record.environment["attention"] = loaded.model.config._attn_implementation
     seed_everything(run.seed)
     return loaded

@@ -71,7 +71,7 @@ def test_an_adapter_of_a_four_bit_base_is_used_on_that(options, tiny_run, senten
     )
     assert (changed, code.count(".merge_and_unload()")) == (1, 1)
     monkeypatch.chdir(tmp_path)
-    names = {"BitsAndBytesConfig": BitsAndBytesConfig, "head": record.base["head"]}
+    names = {"BitsAndBytesConfig": BitsAndBytesConfig, "quantization": record.base["quantization"]}
     exec(code.replace(".merge_and_unload()", ""), names)
     for module in names["model"].modules():
         # On some CPUs bitsandbytes would repack in eval mode, which rounds and is not for layers as narrow as these.

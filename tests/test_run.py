@@ -13,13 +13,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from support import ROOT, carried_out, checkpoint, options, pruning, write_corpus
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+)
 
 from peftbench import run as running
 from peftbench.bench.contenders import ready
@@ -319,6 +327,19 @@ def test_language_models_get_their_own_figures(tiny_run, tmp_path: Path) -> None
     assert "quality/mlm_loss" in masked.metrics
     assert "quality/perplexity" not in masked.metrics
     assert causal.metrics["quality/perplexity"] == pytest.approx(np.exp(causal.metrics["quality/loss"]), rel=1e-6)
+
+
+def test_the_base_of_a_masked_language_model_is_quantized_again_by_what_the_record_says(tiny_run, tmp_path) -> None:
+    """Its head, of which nothing is trained, is dense as in the run."""
+    base, _ = checkpoint(tmp_path / "base")
+    tiny_run("model.vocab_size=261").model.tokenizer().save_pretrained(base)  # with a token that masks
+    data = [f"dataset.path={write_corpus(tmp_path / 'corpus')}", "dataset=wikitext2", "dataset.max_length=32"]
+    record, folder = carried_out(tiny_run(*data, "model=pretrained", f"model.path={base}", "method=qlora"))
+    record.write(folder)
+    again = BitsAndBytesConfig(**json.loads((folder / "record.json").read_text())["base"]["quantization"])
+    network = AutoModelForMaskedLM.from_pretrained(base, quantization_config=again)
+    four_bit = {name for name, module in network.named_modules() if isinstance(module, Linear4bit)}
+    assert len(four_bit) == 2 * 6, "the linear layers of two blocks, and none of the head"
 
 
 def test_a_perplexity_of_a_network_that_reads_the_answers_is_refused_before_training(

@@ -41,6 +41,15 @@ def load_kwargs(
     return {"quantization_config": config, "device_map": {"": "cpu"}}
 
 
+def described(model: nn.Module) -> dict[str, Any]:
+    """How the base was quantized when it was loaded, as the keyword arguments of transformers' configuration."""
+    config: Any = getattr(model, "config", None)
+    how = getattr(config, "quantization_config", None)
+    if how is None:
+        return {}
+    return {"quantization": {name: value for name, value in how.to_diff_dict().items() if not name.startswith("_")}}
+
+
 def is_four_bit(model: nn.Module) -> bool:
     """Whether the base network was loaded in 4 bits."""
     return bool(getattr(model, "is_loaded_in_4bit", False))
