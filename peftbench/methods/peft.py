@@ -115,7 +115,7 @@ class Peft(Tuner):
                 layer, _, name = key.rpartition(".")
                 held: Any = getattr(model.get_submodule(layer), name)
                 held["default"] = nn.Parameter(tensor.to(held["default"]))
-            model.peft_config["default"].rank_pattern = None  # type: ignore[attr-defined]
+            model.peft_config["default"].rank_pattern = None  # type: ignore[attr-defined]  # of AdaLoRA
         return state
 
     def hook(self, attached: Attached) -> Hook:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from pathlib import Path
@@ -255,21 +256,25 @@ def test_callbacks_that_are_called_in_time_are_called(tmp_path: Path, monkeypatc
     assert peftbench(*common, cwd=tmp_path).stdout.startswith("one run\nsweep default: ")
 
 
-def test_bad_data_fails_before_any_training(tmp_path: Path, sentences: Path) -> None:
-    common = ["dataset=text", "model=tiny", "tracker=none"]
+def test_bad_data_fails_before_any_training(tmp_path: Path) -> None:
     cases = {
         "empty.csv": ("text,label\n", "empty"),
         "one.csv": ("text,label\n" + "".join(f"word {i},1\n" for i in range(30)), "one class"),
         "other.csv": ("sentence,label\ngood,1\n", "sentence"),
     }
-    for name, (text, said) in cases.items():
-        path = tmp_path / name
-        path.write_text(text)
-        done = peftbench(*common, f"dataset.path={path}", f"sweep={path.stem}", cwd=tmp_path)
-        assert done.returncode == 1, name
-        assert said in done.stdout.lower(), (name, done.stdout)
-        (record,) = (tmp_path / "outputs" / path.stem).glob("*/record.json")
-        assert '"step"' not in record.read_text()
+    for name, (text, _) in cases.items():
+        (tmp_path / name).write_text(text)
+    common = ["-m", "dataset=text", "model=tiny", "tracker=none", "sweep=bad"]
+    done = peftbench(*common, f"dataset.path={','.join(cases)}", cwd=tmp_path)
+    assert done.returncode == 1
+    records = [json.loads(path.read_text()) for path in (tmp_path / "outputs" / "bad").glob("*/record.json")]
+    found = {record["config"]["dataset"]["path"]: record for record in records}
+    assert found.keys() == cases.keys()
+    for name, (_, said) in cases.items():
+        reason = found[name]["reason"]
+        assert said in reason.lower()
+        assert reason in done.stdout
+        assert found[name]["history"] == []
 
 
 def test_a_corrupt_weights_file_is_said(tmp_path: Path, sentences: Path) -> None:

@@ -84,7 +84,7 @@ def test_what_is_wrong_is_answered(change: dict[str, Any], message: str) -> None
 
 def test_what_is_no_data_is_answered() -> None:
     with pytest.raises(UserError, match="read\\(\\) gives no train, validation, evaluation"):
-        check(Mine(), (["a"], ["b"]))  # type: ignore[arg-type]
+        check(Mine(), (["a"], ["b"]))  # type: ignore[arg-type]  # it is no TextData
 
 
 @pytest.mark.parametrize(
