@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from peftbench.errors import UserError
 
-_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
 _OFF = ("false", "null")
-_NO_FOLDERS = {
-    "run.dir": (".", "outputs/${now:%Y-%m-%d}/${now:%H-%M-%S}"),
-    "sweep.dir": (".", "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}"),
-    "sweep.subdir": ("${hydra.job.num}",),
-    "output_subdir": (None, ".hydra"),
-    "job.chdir": (None, False),
+_FOLDERS = {
+    "hydra.run.dir": (".", "outputs/${now:%Y-%m-%d}/${now:%H-%M-%S}"),
+    "hydra.sweep.dir": (".", "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}"),
+    "hydra.sweep.subdir": ("${hydra.job.num}",),
+    "hydra.output_subdir": (None, ".hydra"),
+    "hydra.job.chdir": (None, False),
 }
-"""What files of one's own have of folders when they ask for none: ours, or what Hydra has by itself."""
+"""Options of folders that no run would be in, and what they are where nobody asks for one: ours, or Hydra's own."""
 _NOT_CALLED, _TOO_EARLY = ("on_job_start", "on_job_end"), ("on_job_end", "on_run_end")
 """Methods of callbacks, in a grid or search and in a single run."""
 _NO_EFFECT = "{} has no effect: a run is in OUTPUT_DIR/SWEEP, so write output_dir=DIR or sweep=NAME"
@@ -38,7 +39,8 @@ def refuse_without_effect(arguments: Sequence[str]) -> None:
     """
     for argument in arguments:
         key, _, value = argument.lstrip("+").partition("=")
-        if key in _FOLDERS and value.lower() not in (*_OFF, *(["."] if key.endswith(".dir") else [])):
+        harmless = (*_OFF, ".") if key.endswith(".dir") else _OFF
+        if key in _FOLDERS and value.lower() not in harmless:
             raise UserError(_NO_EFFECT.format(key))
     name, folder = _value(arguments, _NAMES), _value(arguments, _DIRECTORIES)
     if name in ("config", "config.yaml") and folder and (file := Path(folder, "config.yaml")).exists():
@@ -68,11 +70,10 @@ def refuse_ignored(hydra: DictConfig, *, multirun: bool) -> None:
         UserError: folders that no run would be in, an environment for jobs, details of a log that nothing is written
             to, or a callback that would not be called, or too early.
     """
-    written: Any = OmegaConf.to_container(hydra, resolve=False)
-    for key, harmless in _NO_FOLDERS.items():
-        group, _, name = key.rpartition(".")
-        if (written[group] if group else written)[name] not in harmless:
-            raise UserError(_NO_EFFECT.format(f"hydra.{key}"))
+    written: Any = {"hydra": OmegaConf.to_container(hydra, resolve=False)}
+    for key, harmless in _FOLDERS.items():
+        if reduce(getitem, key.split("."), written) not in harmless:
+            raise UserError(_NO_EFFECT.format(key))
     if hydra.verbose and not any(part and part.get("handlers") for part in (hydra.job_logging, hydra.hydra_logging)):
         raise UserError("hydra.verbose has no effect: a run's log is its run.log; leave it out")
     for variable in hydra.job.env_set:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from peftbench.component import LETTERS
 from peftbench.console import print_anything
 from peftbench.errors import UserError
-from peftbench.glossary import NAMES
+from peftbench.glossary import EVALUATION, NAMES
 from peftbench.tracking.server import authenticated, default_entity, quiet_setup, reachable
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _refuse_unknown(sweep: str, quality: str) -> None:
     """
     if re.fullmatch(f"[{LETTERS}]+", sweep) is None:
         raise UserError(f"--sweep {sweep!r} is no name of a sweep, which is that of its folder: write one like demo")
-    if quality not in (known := [name for name in NAMES if name.startswith("quality/")]):
+    if quality not in (known := [name for name in NAMES if name.startswith(EVALUATION)]):
         raise UserError(f"--quality {quality!r} is no figure of quality: write one of {', '.join(known)}")
 
 
