@@ -100,11 +100,11 @@ def _fair(setting: Setting, candidates: list[Setting], method: str) -> list[Sett
     return fair
 
 
-def _best(metric: Figure | None, setting: Setting, candidates: list[Setting], method: str) -> Setting:
+def _best(metric: Figure, setting: Setting, candidates: list[Setting], method: str) -> Setting:
     if len(candidates) == 1:
         return candidates[0]
     scores = [other.validation for other in candidates]
-    if metric and all(score is not None for score in scores):
+    if all(score is not None for score in scores):
         sign = 1 if metric.higher_is_better else -1
         return max(zip(candidates, scores, strict=True), key=lambda pair: sign * (pair[1] or 0.0))[0]
     if setting in candidates:
@@ -116,7 +116,7 @@ def _best(metric: Figure | None, setting: Setting, candidates: list[Setting], me
 
 
 def _gains(
-    folder: Path, metric: Figure | None, setting: Setting, baseline: Setting, cache: dict[str, Answers]
+    folder: Path, metric: Figure, setting: Setting, baseline: Setting, cache: dict[str, Answers]
 ) -> tuple[np.ndarray, float]:
     """Gains of ``setting`` over ``baseline``, shape (common seeds, items), and the factor to gain per unit."""
     ours = {run.axes.get("seed"): run for run in setting.runs}
@@ -135,7 +135,7 @@ def _gains(
     return np.stack([one.score - other.score for one, other in pairs]), len(first.weight) / float(first.weight.sum())
 
 
-def _answers(folder: Path, metric: Figure | None, run: Record, cache: dict[str, Answers]) -> Answers:
+def _answers(folder: Path, metric: Figure, run: Record, cache: dict[str, Answers]) -> Answers:
     if run.run_id not in cache:
         answers = _read(folder / run.run_id / PREDICTIONS, metric)
         _check(answers, metric, run)
@@ -143,9 +143,8 @@ def _answers(folder: Path, metric: Figure | None, run: Record, cache: dict[str, 
     return cache[run.run_id]
 
 
-def _read(path: Path, metric: Figure | None) -> Answers:
-    name = metric.name if metric else ""
-    columns = ["id", "label", "prediction"] if name == "quality/accuracy" else ["id", "tokens", "nll"]
+def _read(path: Path, metric: Figure) -> Answers:
+    columns = ["id", "label", "prediction"] if metric.kind == "percent" else ["id", "tokens", "nll"]
     try:
         # pandas.read_parquet takes ten times as long for a file as small as this.
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -157,25 +156,23 @@ def _read(path: Path, metric: Figure | None) -> Answers:
     ids, reference, answer = (values[order] for values in found)
     if not len(ids) or len(np.unique(ids)) != len(ids):
         raise Untestable(f"{path.parent.name}: the item ids in {path.name} are not unique")
-    if name == "quality/accuracy":
+    if metric.kind == "percent":
         return Answers(ids, reference, (answer == reference).astype(float), np.ones(len(ids)))
     return Answers(ids, reference, -answer.astype(float), reference.astype(float))
 
 
-def _check(answers: Answers, metric: Figure | None, run: Record) -> None:
+def _check(answers: Answers, metric: Figure, run: Record) -> None:
     """Refuse predictions that do not add up to the figure in the record."""
-    recorded = run.metrics.get(metric.name) if metric else None
+    recorded = run.metrics.get(metric.name)
     mean = float(answers.score.sum() / answers.weight.sum())
-    value = (
-        mean if metric and metric.kind == "percent" else -mean if metric and metric.kind == "nats" else np.exp(-mean)
-    )
+    value = mean if metric.kind == "percent" else -mean if metric.kind == "nats" else float(np.exp(-mean))
     if not isinstance(recorded, int | float) or abs(value - recorded) > TOLERANCE * max(abs(recorded), 1e-9):
         raise Untestable(f"{run.run_id}: the predictions give {value:.4f}, the record says {recorded}")
 
 
-def _in_figure(metric: Figure | None, gain: Gain) -> tuple[float, float, float]:
+def _in_figure(metric: Figure, gain: Gain) -> tuple[float, float, float]:
     """A gain and its interval as a change of the figure: points, nats, or a share of the baseline's perplexity."""
-    if metric is None or metric.kind == "percent":
+    if metric.kind == "percent":
         return gain.estimate, gain.low, gain.high
     if metric.kind == "nats":
         return -gain.estimate, -gain.high, -gain.low

@@ -26,8 +26,6 @@ NARROW = 0.2
 def draw(view: View, identity: str) -> list[Chart]:
     """All charts of a section that there are two different points for; ``identity`` is unique on the page."""
     metric = view.section.key.metric
-    if metric is None:
-        return []
     costs = [figure for figure in COSTS if figure.name in AGAINST]
     with mpl.rc_context(STYLE):
         drawings = [_scatter(view, metric, cost) for cost in costs]

@@ -57,7 +57,7 @@ def describe(section: Section, frame: pd.DataFrame, baseline: str) -> tuple[tupl
     metric = section.key.metric
     achieved = [] if all(map(missing, frame[ACHIEVED.name])) else [_cost(frame, ACHIEVED, 3)]
     result = [_quality(metric, frame), _verdict(metric, frame, baseline)]
-    others = [figure for figure in COSTS if metric is None or figure.name != metric.name]
+    others = [figure for figure in COSTS if figure.name != metric.name]
     measured = [figure for figure in others if not all(map(missing, frame[figure.name]))]
     costs = [_cost(frame, figure, priority) for priority, figure in enumerate(measured, start=1)]
     details = [*_deviation(metric, frame), *_test(metric, frame)]
@@ -99,13 +99,12 @@ def _seeds(frame: pd.DataFrame) -> Column:
     return Column("seeds", "seeds", "", tuple(Cell(f"{n}" if n == all_ else f"{n} of {all_}", n) for n, all_ in pairs))
 
 
-def _quality(metric: Figure | None, frame: pd.DataFrame) -> Column:
+def _quality(metric: Figure, frame: pd.DataFrame) -> Column:
     cells = tuple(_interval(metric, row) for row in frame.to_dict("records"))
-    label = metric.label if metric else "quality"
-    return Column("quality", label, scale(metric.kind, [])[1] if metric else "", cells)
+    return Column("quality", metric.label, scale(metric.kind, [])[1], cells)
 
 
-def _interval(metric: Figure | None, row: Mapping[Any, Any]) -> Cell:
+def _interval(metric: Figure, row: Mapping[Any, Any]) -> Cell:
     show = partial(score, metric)
     if missing(row["mean"]):
         return Cell(DASH)
@@ -117,12 +116,12 @@ def _interval(metric: Figure | None, row: Mapping[Any, Any]) -> Cell:
     return Cell(f"{show(row['mean'])} ± {show(row['half'])}", row["mean"], hint)
 
 
-def _verdict(metric: Figure | None, frame: pd.DataFrame, baseline: str) -> Column:
+def _verdict(metric: Figure, frame: pd.DataFrame, baseline: str) -> Column:
     cells = tuple(_judged(metric, row) for row in frame.to_dict("records"))
     return Column("verdict", f"vs {baseline}", "", cells, numeric=False)
 
 
-def _judged(metric: Figure | None, row: Mapping[Any, Any]) -> Cell:
+def _judged(metric: Figure, row: Mapping[Any, Any]) -> Cell:
     verdict, show = row["verdict"], partial(change, metric)
     if verdict == "baseline":
         return Cell("baseline", "", "the setting others are compared with")
@@ -133,12 +132,12 @@ def _judged(metric: Figure | None, row: Mapping[Any, Any]) -> Cell:
     return Cell(f"{verdict} {show(row['change'])}", row["change"], f"against {row['against']}: {interval}; {test}")
 
 
-def _deviation(metric: Figure | None, frame: pd.DataFrame) -> list[Column]:
+def _deviation(metric: Figure, frame: pd.DataFrame) -> list[Column]:
     cells = tuple(Cell(score(metric, value), value) for value in frame["sd"])
     return [] if all(map(missing, frame["sd"])) else [Column("sd", "sd", "", cells, priority=92, main=False)]
 
 
-def _test(metric: Figure | None, frame: pd.DataFrame) -> list[Column]:
+def _test(metric: Figure, frame: pd.DataFrame) -> list[Column]:
     """Interval of the change and corrected p, where at least one setting was tested."""
     if "p_holm" not in frame or all(map(missing, frame["p_holm"])):
         return []

@@ -80,9 +80,9 @@ _SCALES: dict[str, tuple[tuple[float, str], ...]] = {
 _UNITS = {"percent": (0.01, "%"), "ms": (1.0, "ms"), "s": (1.0, "s"), "nats": (1.0, "nats"), "j": (1.0, "J")}
 
 
-def quality(metrics: dict[str, Any]) -> Figure | None:
-    """The main quality figure of a record, or None if it has none."""
-    return next((figure for figure in QUALITY if figure.name in metrics), None)
+def quality(metrics: dict[str, Any]) -> Figure:
+    """The main quality figure of a record: the loss, which every task has, if it names none."""
+    return next((figure for figure in QUALITY if figure.name in metrics), QUALITY[-1])
 
 
 def possible(figure: Figure) -> tuple[float, float]:
@@ -119,24 +119,22 @@ def number(value: Any, divisor: float = 1.0) -> str:
     return f"{scaled:.{min(max(digits, 0), 6)}f}"
 
 
-def score(figure: Figure | None, value: Any) -> str:
+def score(figure: Figure, value: Any) -> str:
     """A quality figure, with the same number of decimals in every row."""
     if missing(value):
         return DASH
-    kind = figure.kind if figure else "plain"
-    return f"{float(value) * 100:.2f}" if kind == "percent" else f"{float(value):,.{4 if kind == 'nats' else 2}f}"
+    scaled = float(value) * (100 if figure.kind == "percent" else 1)
+    return f"{scaled:,.{4 if figure.kind == 'nats' else 2}f}"
 
 
-def change(figure: Figure | None, value: Any) -> str:
+def change(figure: Figure, value: Any) -> str:
     """A difference from the baseline, signed: points of accuracy, per cent of perplexity, or nats."""
     if missing(value):
         return DASH
-    kind = figure.kind if figure else "plain"
-    text = f"{float(value):+.4f}" if kind == "nats" else f"{float(value) * 100:+,.2f}"
-    return text.replace("-", "−") + ("%" if kind == "plain" else "")
+    text = f"{float(value):+.4f}" if figure.kind == "nats" else f"{float(value) * 100:+,.2f}"
+    return text.replace("-", "−") + ("%" if figure.kind == "plain" else "")
 
 
-def change_unit(figure: Figure | None) -> str:
+def change_unit(figure: Figure) -> str:
     """What the differences of `change` are counted in."""
-    kind = figure.kind if figure else "plain"
-    return {"percent": "percentage points", "nats": "nats"}.get(kind, "per cent of the baseline's perplexity")
+    return {"percent": "percentage points", "nats": "nats"}.get(figure.kind, "per cent of the baseline's perplexity")

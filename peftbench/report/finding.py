@@ -14,7 +14,7 @@ from peftbench.report.sweep import Section
 def finding(section: Section, frame: pd.DataFrame, baseline: str) -> str:
     """The setting with the best mean, and how many of those compared differ from the baseline."""
     metric, top = section.key.metric, frame.iloc[0]
-    if metric is None or missing(top["mean"]):
+    if missing(top["mean"]):
         return ""
     unit = scale(metric.kind, [])[1]
     value = f"{score(metric, top['mean'])}\u00a0{unit}".rstrip()

@@ -95,8 +95,7 @@ def _section(view: View, identity: str) -> dict[str, Any]:
 
 def _order(view: View) -> dict[str, str]:
     """Which column the rows are in the order of, and how."""
-    metric = view.section.key.metric
-    return {"quality": "descending" if metric and metric.higher_is_better else "ascending"} if metric else {}
+    return {"quality": "descending" if view.section.key.metric.higher_is_better else "ascending"}
 
 
 def _provenance(view: View) -> list[Fact]:
@@ -145,9 +144,9 @@ def _text(name: str, value: Any) -> str:
 
 def _run(record: Record) -> dict[str, Any]:
     figure = quality(record.metrics)
-    value = record.metrics.get(figure.name) if figure else None
-    unit = scale(figure.kind, [])[1] if figure else ""
-    shown = DASH if missing(value) or figure is None else f"{figure.label} {score(figure, value)} {unit}".strip()
+    value = record.metrics.get(figure.name)
+    unit = scale(figure.kind, [])[1]
+    shown = DASH if missing(value) else f"{figure.label} {score(figure, value)} {unit}".strip()
     seconds = record.metrics.get("time/total_s")
     return {
         "id": record.run_id,

@@ -31,7 +31,7 @@ class Key(NamedTuple):
     model: str
     split: str
     size: int | None
-    metric: Figure | None
+    metric: Figure
     device: str
     random_weights: bool
     evaluated: str | None
@@ -66,7 +66,7 @@ class Setting:
         figure = quality(self.runs[0].metrics)
         found: list[Any] = [run.selection.get("value") for run in self.runs]
         named = {run.selection.get("metric") for run in self.runs}
-        if figure is None or named != {figure.validation} or any(map(missing, found)):
+        if named != {figure.validation} or any(map(missing, found)):
             return None
         return math.fsum(found) / len(found)
 

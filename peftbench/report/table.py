@@ -69,9 +69,9 @@ def summarize(values: Sequence[Any]) -> Summary:
     return Summary(n, mean, sd, _quantile(n - 1) * sd / math.sqrt(n), *ends)
 
 
-def summarized(setting: Setting, figure: Figure | None) -> Summary:
+def summarized(setting: Setting, figure: Figure) -> Summary:
     """One figure of a setting over its seeds."""
-    return summarize([run.metrics.get(figure.name) for run in setting.runs] if figure else [])
+    return summarize([run.metrics.get(figure.name) for run in setting.runs])
 
 
 @lru_cache
@@ -154,8 +154,7 @@ def settings_frame(
         row.update(comparison.row())
     # Columns of mixed content (rank 8 beside None) stay as they are: pandas would make 8.0 of them.
     frame = pd.DataFrame(rows, dtype=object)
-    metric = section.key.metric
-    descending = bool(metric and metric.higher_is_better)
+    descending = section.key.metric.higher_is_better
     order = sorted(range(len(rows)), key=lambda index: _order(rows[index]["mean"], descending))
     return frame.iloc[order].reset_index(drop=True)
 

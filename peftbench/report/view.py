@@ -102,8 +102,7 @@ def best(section: Section, limit: int) -> tuple[Setting, ...]:
     """At most ``limit`` settings: those with the best validation figures, which say nothing about evaluation's luck."""
     if len(section.settings) <= limit:
         return section.settings
-    metric = section.key.metric
-    sign = -1 if metric and metric.higher_is_better else 1
+    sign = -1 if section.key.metric.higher_is_better else 1
     known = [setting for setting in section.settings if setting.validation is not None]
     unknown = [setting for setting in section.settings if setting.validation is None]
     return tuple([*sorted(known, key=lambda setting: sign * (setting.validation or 0.0)), *unknown][:limit])
@@ -168,7 +167,7 @@ def _intervals(frame: pd.DataFrame) -> str:
 def _explained(section: Section, baseline: str, over: str) -> str:
     metric = section.key.metric
     unit = change_unit(metric)
-    if metric is not None and metric.kind == "plain":
+    if metric.kind == "plain":
         unit += ", of geometric means over seeds (means shown are arithmetic)"
     test = f"paired permutation test over items with seed noise, Holm-corrected over {over}, 5 % level"
     return f"vs {baseline}: change in {unit}; {test}; tie = not significant."
