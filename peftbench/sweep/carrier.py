@@ -4,29 +4,57 @@ from __future__ import annotations
 
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from peftbench.sweep import outcome
+from peftbench.sweep.claim import tidy
+from peftbench.sweep.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from peftbench.record import Record
     from peftbench.sweep.child import Judge
     from peftbench.sweep.claim import Claim
     from peftbench.sweep.grid import Point
+    from peftbench.sweep.progress import Progress
 
 
 class Carrier(ABC):
-    """Points in, records out. What is still at work at the end of its ``with`` block is ended, or left and named."""
+    """Points in, records out. What is still at work at the end of its ``with`` block is ended, or left and named.
+
+    Args:
+        points: something of the sweep; its first point says how it is carried out.
+
+    Raises:
+        UserError: on entering: the sweep's folder cannot be written.
+    """
+
+    def __init__(self, points: Sequence[Point], progress: Progress) -> None:
+        self._engine = points[0].run.engine
+        self._sweep = points[0].folder.parent
+        self._progress = progress
+        self._interrupts = Interrupts()
+        self._ended: list[Record] = []
+
+    def __enter__(self) -> Self:
+        _check_writable(self._sweep)
+        self.end_orphans()
+        self._interrupts.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._interrupts.ignore()
+        try:
+            self._close(error, "by Ctrl-C or SIGTERM" if isinstance(error, KeyboardInterrupt) else f"because {error}")
+        finally:
+            tidy(self._sweep)
+            self._interrupts.__exit__(kind, error, at)
 
     @abstractmethod
-    def __enter__(self) -> Self: ...
-
-    @abstractmethod
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None: ...
+    def _close(self, error: BaseException | None, why: str) -> None:
+        """End what is at work, ``why`` in its record, or leave it; and release all claims."""
 
     @property
     @abstractmethod
@@ -66,7 +94,7 @@ class Carrier(ABC):
         """End what an engine that was killed has left behind: it may hold the claim of a point."""
 
 
-def check_writable(folder: Path) -> None:
+def _check_writable(folder: Path) -> None:
     """Find out before the first run that nothing could be written.
 
     Raises:

@@ -8,18 +8,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from peftbench.errors import UserError
 from peftbench.record import FINE, INTERRUPTED, Record, Status
 from peftbench.sweep import outcome
-from peftbench.sweep.carrier import Carrier, check_writable
+from peftbench.sweep.carrier import Carrier
 from peftbench.sweep.child import Job, Judge
-from peftbench.sweep.claim import Claim, tidy
+from peftbench.sweep.claim import Claim
 from peftbench.sweep.fork_server import ForkServer
 from peftbench.sweep.grid import Point
-from peftbench.sweep.interrupts import Interrupts
 from peftbench.sweep.orphans import end_orphans
 from peftbench.sweep.process import InProcess, Launcher, Process, wait_for
 from peftbench.sweep.progress import Progress
@@ -54,12 +51,12 @@ class Pool(Carrier):
     """Runs of this machine, at most one a slot.
 
     Args:
-        points: something of the sweep; its first point says how it is carried out.
+        points: see `Carrier`.
         launcher: how runs are started; None: as ``engine.in_process`` says.
         slots: what they may use; None: as ``engine.jobs`` says.
 
     Raises:
-        UserError: the sweep's folder cannot be written, or a run names the GPU of others.
+        UserError: a run names the GPU of others.
     """
 
     def __init__(
@@ -69,31 +66,13 @@ class Pool(Carrier):
         launcher: Launcher | None = None,
         slots: Sequence[Slot] | None = None,
     ) -> None:
-        self._engine = points[0].run.engine
-        self._sweep = points[0].folder.parent
-        self._progress = progress
+        super().__init__(points, progress)
         self._launcher = launcher or (InProcess() if self._engine.in_process else ForkServer())
-        self._interrupts = Interrupts()
         self._slots = slots or slots_for([point.run for point in points])
         self._cluster = Watch()
         self._free = list(reversed(self._slots))
         self._runs: list[_Run] = []
-        self._ended: list[Record] = []
         self._warm = False
-
-    def __enter__(self) -> Self:
-        check_writable(self._sweep)
-        self.end_orphans()
-        self._interrupts.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._interrupts.ignore()
-        try:
-            self._end_all("by Ctrl-C or SIGTERM" if isinstance(error, KeyboardInterrupt) else f"because {error}")
-        finally:
-            tidy(self._sweep)
-            self._interrupts.__exit__(kind, error, at)
 
     @property
     def free(self) -> bool:
@@ -178,8 +157,8 @@ class Pool(Carrier):
         run.claim.release()
         self._ended.append(record)
 
-    def _end_all(self, why: str) -> None:
-        """End every run, and say in its record that this was not its fault."""
+    def _close(self, error: BaseException | None, why: str) -> None:
+        """See `Carrier._close`: every run is ended, and its record says that this was not its fault."""
         for run in self._runs:
             if run.process is not None:
                 run.process.kill()

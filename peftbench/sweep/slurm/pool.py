@@ -7,17 +7,15 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Self
 
 from peftbench.errors import UserError
 from peftbench.record import INTERRUPTED, Record
 from peftbench.sweep import outcome
-from peftbench.sweep.carrier import Carrier, check_writable
+from peftbench.sweep.carrier import Carrier
 from peftbench.sweep.child import Judge
-from peftbench.sweep.claim import Claim, tidy
+from peftbench.sweep.claim import Claim
 from peftbench.sweep.grid import Point
-from peftbench.sweep.interrupts import Interrupts
 from peftbench.sweep.progress import Progress
 from peftbench.sweep.slurm import ticket as tickets
 from peftbench.sweep.slurm.job import Task
@@ -43,40 +41,30 @@ class SlurmPool(Carrier):
     """
 
     def __init__(self, points: Sequence[Point], progress: Progress, cluster: Cluster) -> None:
-        runs = [point.run for point in points]
+        super().__init__(points, progress)
         self._cluster = cluster
-        self._engine = points[0].run.engine
-        self._sweep = points[0].folder.parent
-        self._progress = progress
-        self._room = (cluster.search and cluster.at_a_time(runs)) or cluster.options.array_size
+        self._room = (
+            cluster.search and cluster.at_a_time([point.run for point in points])
+        ) or cluster.options.array_size
         self._queue = Queue(cluster.options.poll)
-        self._interrupts = Interrupts()
         self._new: list[Sent] = []
         self._sent: list[Sent] = []
-        self._ended: list[Record] = []
         self._before = 0
         """How many points were found to be out, and it has not been said."""
         self._filling = True
 
     def __enter__(self) -> Self:
-        check_writable(self._sweep)
         _allow_files(self._room)
-        self._interrupts.__enter__()
-        return self
+        return super().__enter__()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._interrupts.ignore()
-        try:
-            stopped = isinstance(error, KeyboardInterrupt)
-            if error is not None and (self._cluster.options.cancel or not stopped):
-                self._cancel("by Ctrl-C or SIGTERM" if stopped else f"because {error}")
-            elif self._sent:
-                self._progress.say("\n".join(left(self._sent)))
-            for sent in (*self._new, *self._sent):
-                sent.claim.release()
-            tidy(self._sweep)
-        finally:
-            self._interrupts.__exit__(kind, error, at)
+    def _close(self, error: BaseException | None, why: str) -> None:
+        """See `Carrier._close`."""
+        if error is not None and (self._cluster.options.cancel or not isinstance(error, KeyboardInterrupt)):
+            self._cancel(why)
+        elif self._sent:
+            self._progress.say("\n".join(left(self._sent)))
+        for sent in (*self._new, *self._sent):
+            sent.claim.release()
 
     @property
     def free(self) -> bool:
