@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from peftbench.component import Checked, complaint
 from peftbench.console import print_anything
 from peftbench.errors import UserError
-from peftbench.models.selfmade import write
+from peftbench.models.selfmade import check_room, write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,13 +61,14 @@ def pretrain(dataset_path: str | None, out: Path, recipe: Recipe, threads: int |
         dataset_path: a folder with IMDB's train.parquet and test.parquet, of which only train is used; None: the hub.
 
     Raises:
-        UserError: ``out`` exists, there is no such number of threads, or the data cannot be read.
+        UserError: ``out`` exists or cannot be made, there is no such number of threads, or the data cannot be read.
         ValidationError: there is no such path.
     """
     if out.exists():
         raise UserError(f"{out} is there already: delete it, or write another --out")
     if threads is not None and threads < 1:
         raise UserError(f"--threads {threads}: write 1 or more, or leave it out")
+    check_room(out)
     from peftbench.data.imdb import Imdb
 
     dataset = Imdb(name="imdb", path=dataset_path, validation_size=recipe.held_out, eval_size=2)

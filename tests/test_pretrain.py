@@ -113,6 +113,7 @@ def test_errors_say_what_to_write(made, compose, reviews, capsys) -> None:
         ("--held-out=0", "--held-out 0: "),
         ("--seed=-1", "--seed -1: "),
         ("--threads=0", "--threads 0: "),
+        ("--out=/dev/null/out", "/dev/null/out cannot be made (File exists): write another folder"),
     ],
 )
 def test_a_wrong_option_is_one_sentence_before_anything_is_done(reviews, tmp_path, capsys, wrong, said) -> None:

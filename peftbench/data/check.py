@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 from numbers import Integral
 from typing import Any
@@ -19,8 +20,8 @@ def check(dataset: Dataset, data: TextData) -> None:
     long. Splits of running text may share lines.
 
     Raises:
-        UserError: a split is missing or empty, labels are not places in ``label_names``, ids are there twice, or a text
-            is in two splits.
+        UserError: a split is missing or empty, labels are not places in ``label_names``, ids are no numbers or there
+            twice, or a text is in two splits.
     """
     three: dict[str, Any] = {name: getattr(data, name, None) for name in ("train", "validation", "evaluation")}
     if missing := [name for name, split in three.items() if not isinstance(split, Split)]:
@@ -39,6 +40,7 @@ def check(dataset: Dataset, data: TextData) -> None:
 def _check_items(where: str, split: Split) -> None:
     if not len(split.texts):
         raise UserError(f"{where} is empty: give the data set more items, or write smaller sizes")
+    _check_whole(f"{where} has ids", split.ids, "the row of each item in its source, a whole number")
     if repeated := len(split.ids) - len({*split.ids}):
         raise UserError(
             f"{where} has {repeated:,} ids that another item has too: write the row of each item in its source"
@@ -49,13 +51,17 @@ def _check_labels(where: str, split: Split, names: tuple[str, ...]) -> None:
     labels = split.labels
     if labels is None:
         raise UserError(f"{where} has no labels: give each text one, or let kind be language_modeling")
-    if other := sorted(kind.__name__ for kind in {*map(type, labels)} if not issubclass(kind, Integral | np.bool_)):
-        raise UserError(f"{where} has labels of type {first_of(other)}: write the place of each in label_names, from 0")
+    _check_whole(f"{where} has labels", labels, "the place of each in label_names, from 0")
     if unknown := sorted({*labels} - {*range(len(names))}):
         raise UserError(
             f"{where} has labels that are no places in label_names ({first_of([*map(str, unknown)])}), which has "
             f"{len(names)} names, counted from 0: name every class there"
         )
+
+
+def _check_whole(what: str, values: Sequence[Any], instead: str) -> None:
+    if other := sorted(kind.__name__ for kind in {*map(type, values)} if not issubclass(kind, Integral | np.bool_)):
+        raise UserError(f"{what} of type {first_of(other)}: write {instead}")
 
 
 def _check_apart(dataset: Dataset, three: dict[str, Split]) -> None:

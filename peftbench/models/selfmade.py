@@ -50,6 +50,20 @@ class SelfMade(Pretrained):
         return {**known, "revision": sha[:12], "weights_sha256": sha, **provenance}
 
 
+def check_room(out: Path) -> None:
+    """Find out before hours of learning that the folder ``out`` could not be made.
+
+    Raises:
+        UserError: with the system's reason.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{out} cannot be made ({error.strerror}): write another folder") from error
+
+
 def write(out: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, provenance: dict[str, Any]) -> None:
     """Everything at once or nothing: a folder that is half written would look like a model."""
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -65,6 +65,8 @@ def test_running_text_has_no_labels_and_may_share_lines() -> None:
     [
         ({"evaluation": None}, "read() gives no evaluation: return a TextData of three Splits"),
         ({"validation": part(0, 0)}, "validation is empty: give the data set more items"),
+        ({"train": part(0, 40, ids=[[row] for row in range(40)])}, "train has ids of type list: write the row of each"),
+        ({"train": part(0, 40, ids=[row / 2 for row in range(40)])}, "train has ids of type float: write the row of"),
         ({"train": part(0, 40, ids=[0] * 40)}, "train has 39 ids that another item has too: write the row of each"),
         ({"train": part(0, 40, labels=["no", "yes"] * 20)}, "train has labels of type str: write the place of each in"),
         ({"train": part(0, 40, labels=[0.0, 0.5] * 20)}, "train has labels of type float: write the place of each in"),
