@@ -1,7 +1,7 @@
 """How fast this CPU multiplies matrices in bf16 beside fp32: measured once for a machine, then remembered.
 
-Its instructions do not say: with AVX512-BF16 an AMD EPYC (Zen 4) is 2.4 times faster in bf16, and a Xeon whose AMX
-is hidden from a virtual machine nearly twice as slow.
+Its instructions do not say: with AVX512-BF16 an AMD EPYC (Zen 4) is two to four times as fast in bf16, and a Xeon whose
+AMX is hidden from a virtual machine five times as slow.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import time
+from statistics import median
 from typing import TYPE_CHECKING
 
 from peftbench.files import cache_folder
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 SHAPE = (512, 768, 768)
 """Tokens, inputs and outputs of the linear layer that is timed."""
-ROUNDS = 7
+ROUNDS = 15
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +39,7 @@ def bf16_gain(cpu: str) -> float:
 
 @functools.cache
 def _remembered(cpu: str, version: str) -> float:
-    key = hashlib.sha256(json.dumps([cpu, version, SHAPE]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([cpu, version, SHAPE, ROUNDS]).encode()).hexdigest()[:16]
     path = cache_folder() / f"bf16-{key}.json"
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["gain"])
@@ -55,16 +56,24 @@ def _remembered(cpu: str, version: str) -> float:
 
 
 def _measure() -> float:
-    """Both take turns, and the fastest of each counts: what other processes do makes a product slower, never faster."""
+    """The median over rounds, in each of which one product follows the other, on one thread.
+
+    Beside other processes the fastest of each may come from different moments, and one of several threads that has to
+    wait holds up the whole product: the answer for this machine was anything from 0.9 to 16.
+    """
     import torch
 
     tokens, inputs, outputs = SHAPE
     x, weight = torch.ones(tokens, inputs), torch.ones(outputs, inputs)
     pairs = [(x.to(dtype), weight.to(dtype)) for dtype in (torch.float32, torch.bfloat16)]
-    with torch.no_grad():
-        rounds = [[_seconds(*pair) for pair in pairs] for _ in range(1 + ROUNDS)]
-    fp32, bf16 = (min(times) for times in zip(*rounds[1:], strict=True))
-    return round(fp32 / bf16, 2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            rounds = [[_seconds(*pair) for pair in pairs] for _ in range(1 + ROUNDS)]
+    finally:
+        torch.set_num_threads(threads)
+    return round(median(fp32 / bf16 for fp32, bf16 in rounds[1:]), 2)
 
 
 def _seconds(x: torch.Tensor, weight: torch.Tensor) -> float:

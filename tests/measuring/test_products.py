@@ -16,13 +16,15 @@ SECONDS = {torch.float32: 0.010, torch.bfloat16: 0.004}
 
 @pytest.fixture(autouse=True)
 def timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.dtype]]:
-    """Products that take `SECONDS`, and three times as long every other round; the dtypes that were multiplied."""
+    """Products that take `SECONDS`, a machine slower by half, and now and then one that waits; the dtypes seen."""
     seen: list[torch.dtype] = []
 
     def seconds(x: torch.Tensor, weight: torch.Tensor) -> float:
         assert x.dtype == weight.dtype
+        assert torch.get_num_threads() == 1
         seen.append(x.dtype)
-        return SECONDS[x.dtype] * (3 if len(seen) // 2 % 2 else 1)
+        slower = 1.5 if len(seen) > products.ROUNDS else 1.0
+        return SECONDS[x.dtype] * slower * (0.1 if len(seen) == 5 else 8.0 if len(seen) % 9 == 0 else 1.0)
 
     monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(products, "_seconds", seconds)
@@ -32,7 +34,13 @@ def timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torc
 
 
 def test_what_disturbs_a_product_does_not_count(timed: list[torch.dtype]) -> None:
-    assert products.bf16_gain("a CPU") == 2.5
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert products.bf16_gain("a CPU") == 2.5
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
     assert timed == [torch.float32, torch.bfloat16] * (1 + products.ROUNDS), "they take turns"
 
 
