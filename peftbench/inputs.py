@@ -49,7 +49,8 @@ def prepare(context: Context) -> Data:
         train = task.encode(text.train, tokenizer, train=True)
         validation = task.encode(text.validation, tokenizer, train=False)
         evaluation = task.encode(text.evaluation, tokenizer, train=False)
-    notes = [*text.notes, *_truncated(run.dataset.max_length, {"train": train, "evaluation": evaluation})]
+    cut = _truncated(run.dataset.max_length, {"train": train, "evaluation": evaluation})
+    notes = [*text.notes, *cut, *filter(None, (task.note,))]
     splits = {"train": (text.train, train), "validation": (text.validation, validation)}
     splits["evaluation"] = (text.evaluation, evaluation)
     record.data |= {

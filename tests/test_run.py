@@ -323,6 +323,7 @@ def test_language_models_get_their_own_figures(tiny_run, tmp_path: Path) -> None
     causal, _ = carried_out(tiny_run(*data, "model.architecture=gpt2"))
     masked, _ = carried_out(tiny_run(*data, "model.architecture=distilbert"))
     assert "quality/perplexity" in causal.metrics
+    assert "perplexity: windows of 32 tokens move on by 16 (dataset.stride)" in causal.data["notes"]
     assert "quality/mlm_loss" not in causal.metrics
     assert "quality/mlm_loss" in masked.metrics
     assert "quality/perplexity" not in masked.metrics

@@ -130,6 +130,11 @@ class Task(ABC):
         """Extra fields of the network's config (``num_labels``, ``id2label``)."""
         return {}
 
+    @property
+    def note(self) -> str:
+        """What a reader must know of how its figures are measured; empty where there is nothing."""
+        return ""
+
     @abstractmethod
     def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool) -> Encoded:
         """Tokenize a split, from the cache where the same content met the same tokenizer before."""

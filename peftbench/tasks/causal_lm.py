@@ -45,6 +45,11 @@ class CausalLM(LanguageModeling):
     greater_is_better: ClassVar[bool] = False
     peft_type: ClassVar[str | None] = "CAUSAL_LM"
 
+    @property
+    def note(self) -> str:
+        """See `Task.note`: the windows."""
+        return f"perplexity: windows of {self.max_length:,} tokens move on by {self.stride:,} (dataset.stride)"
+
     def encode(self, split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool) -> Encoded:
         """See `Task.encode`; ids number the windows."""
         step = self.max_length if train else self.stride

@@ -45,6 +45,7 @@ def test_causal_language(tokenizer, stride, expected):
     dataset = Wikitext2(name="wikitext2", max_length=64, stride=stride, variant="raw")
     task = task_for(dataset, DATA, tokenizer, AutoConfig.for_model("gpt2"))
     assert task == CausalLM(64, 0, None, expected)
+    assert task.note == f"perplexity: windows of 64 tokens move on by {expected} (dataset.stride)"
     assert (task.peft_type, task.primary, task.greater_is_better) == ("CAUSAL_LM", "quality/perplexity", False)
 
 
