@@ -103,7 +103,7 @@ def page(results: dict[str, Any]) -> str:
         "of `peftbench.report.compare`; one that holds 0 is within noise."
     )
     rows = [_row(way, runs) for way, runs in results["ways"].items()]
-    columns = ["", "dev, %", "From–to", "validation, %", "From–to", "Tokens needed / computed"]
+    columns = ["", "dev, %", "From–to", "validation, %", "From–to", "Tokens needed / computed, worst seed"]
     ways = results["ways"]
     pairs = [[title, WAYS[a][0], WAYS[b][0], *difference(ways[a], ways[b])] for title, (a, b) in PAIRS.items()]
     compared = ["", "This", "Against", "Points on dev", "95 % interval", "Within noise"]
