@@ -1,7 +1,7 @@
 """Which learning rate each method found best, on the validation split, with the same number of tries.
 
-``python -m peftbench.report.choose outputs/fair_lr`` prints the choice as a Markdown table. With ``--write
-sweeps/final.yaml`` it also writes the sweep that carries it on, each setting at its own rate, which
+``python -m peftbench.report.choose outputs/fair_lr`` prints the choice, a Markdown table for each figure. With
+``--write sweeps/final.yaml`` it also writes the sweep that carries it on, each setting at its own rate, which
 ``peftbench -cn final`` runs. The evaluation split is not looked at.
 """
 
@@ -20,7 +20,7 @@ from peftbench.console import print_anything
 from peftbench.errors import UserError
 from peftbench.record import Record, read_sweep
 from peftbench.report.carry_on import write
-from peftbench.report.options import NOT_DECISIVE, flatten
+from peftbench.report.options import NOT_DECISIVE, flatten, grouped
 
 MINIMIZED = ("loss", "perplexity")
 RATE = "trainer.lr"
@@ -152,12 +152,18 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"peftbench: {error}", file=sys.stderr)
         return 2
-    print(f"{found[0].metric} of the selected checkpoint, by trainer.lr:\n\n{table(found)}")
+    print("\n\n".join(_tables(found)))
     for remark in _remarks(found, _settings(records)):
         print(f"\n{remark}")
     if options.write:
         print(f"\nWritten: {options.write}. From the folder above it, run: peftbench -cn {options.write.stem}")
     return 0
+
+
+def _tables(found: Iterable[Choice]) -> Iterator[str]:
+    """The table of every figure under its name: accuracies and perplexities are not of one."""
+    for metric, alike in grouped(found, lambda choice: choice.metric).items():
+        yield f"{metric} of the selected checkpoint, by trainer.lr:\n\n{table(alike)}"
 
 
 def _remarks(found: Sequence[Choice], tried: Iterable[str]) -> Iterator[str]:

@@ -231,3 +231,20 @@ def test_uneven_tries_are_said(tmp_path: Path, capsys) -> None:
             run(tmp_path, method, rate, 0, 0.7)
     assert main([str(tmp_path)]) == 0
     assert "Not the same number of tries: from 1 to 2" in capsys.readouterr().out
+
+
+def test_every_figure_has_a_table_under_its_own_name(tmp_path: Path, capsys) -> None:
+    """As where data sets of several tasks are in one folder; their rows alternate there."""
+    for method, lr in itertools.product(("hira", "lora"), (1e-4, 1e-3)):
+        for data, metric, value in (("sst2", "accuracy", 0.8 + lr), ("wikitext2", "perplexity", 30 + lr)):
+            selection = {"metric": f"validation/{metric}", "value": value}
+            axes = {"method": method, "dataset": data, "seed": 0}
+            run(tmp_path, method, lr, 0, 0.0, selection=selection, axes=axes, run_id=f"{method}-{data}-{lr}")
+    assert main([str(tmp_path)]) == 0
+    tables = capsys.readouterr().out.strip().split("\n\n")
+    assert [head.partition(" ")[0] for head in tables[::2]] == ["validation/accuracy", "validation/perplexity"]
+    assert [[row.split("|")[-2] for row in rows.splitlines()[2:]] for rows in tables[1::2]] == [
+        [" trainer.lr=0.001 (at an end of the range) "] * 2,
+        [" trainer.lr=0.0001 (at an end of the range) "] * 2,
+    ]
+    assert ("sst2" in tables[1], "sst2" in tables[3]) == (True, False)
