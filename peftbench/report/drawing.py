@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,8 +31,11 @@ STYLE: Any = {
     # An axis reads "1.205", not "0.0003" with "+1.205" in the corner.
     "axes.formatter.useoffset": False,
 }
-LETTERS = 30
-"""Of the names in a legend: as many as one row of four takes."""
+WIDTH, HEIGHT = 4.5, 3.6
+"""Inches, with a legend of two rows."""
+TWO_ROWS = 0.45
+LETTERS, COLUMNS = 30, 4
+"""Of a name, and of a legend, at most; one column has room for any name of so many letters."""
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -50,7 +54,7 @@ class Drawing:
 
     def __init__(self, title: str, series: Sequence[str], note: str = "") -> None:
         self.title, self.note = title, note
-        self.canvas = Canvas(figsize=(4.5, 3.6), layout="constrained")
+        self.canvas = Canvas(figsize=(WIDTH, HEIGHT), layout="constrained")
         self.axes: Axes = self.canvas.add_subplot()
         self.hints: dict[str, str] = {}
         self.shown: set[str] = set()
@@ -85,23 +89,35 @@ class Drawing:
             x, low, high, colours = zip(*self.bars, strict=True)
             # A list: of a pair of colours matplotlib takes the second for how opaque the first is.
             self.axes.vlines(x, low, high, colors=list(colours), linewidth=1.2, alpha=0.5)
+        buffer = io.BytesIO()
+        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": identity}), warnings.catch_warnings():
+            # The SVG has letters, not shapes: the reader's font has those that matplotlib's lacks.
+            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+            self._legend()
+            self.canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        return Chart(self.title, _inline(buffer.getvalue(), self.hints, self.title), self.note)
+
+    def _legend(self) -> None:
+        """In as many columns as are no wider than the drawing, which grows by what more than two rows take."""
         used = {name: style for name, style in self.styles.items() if name in self.shown}
         lines = {} if self.lines else {"linestyle": "none"}
         shown = [mpl.lines.Line2D([], [], label=_short(name), **{**style, **lines}) for name, style in used.items()]
-        self.canvas.legend(
-            handles=shown,
-            loc="outside lower center",
-            ncols=min(len(shown), 4 if sum(map(len, used)) <= LETTERS else 3),
-            frameon=False,
-            fontsize=9,
-            handlelength=2.4 if self.lines else 1,
-            columnspacing=1.2,
-            handletextpad=0.5,
-        )
-        buffer = io.BytesIO()
-        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": identity}):
-            self.canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-        return Chart(self.title, _inline(buffer.getvalue(), self.hints, self.title), self.note)
+        for columns in range(COLUMNS, 0, -1):
+            legend = self.canvas.legend(
+                handles=shown,
+                loc="outside lower center",
+                ncols=columns,
+                frameon=False,
+                fontsize=9,
+                handlelength=2.4 if self.lines else 1,
+                columnspacing=1.2,
+                handletextpad=0.5,
+            )
+            box = legend.get_window_extent()
+            if box.width <= self.canvas.bbox.width or columns == 1:
+                break
+            legend.remove()
+        self.canvas.set_figheight(HEIGHT + max(box.height / self.canvas.dpi - TWO_ROWS, 0))
 
     def _mark(self, series: str, x: Sequence[float], y: Sequence[float], hint: str, **style: Any) -> None:
         name = f"mark{len(self.hints)}"
