@@ -162,8 +162,10 @@ def _read(path: Path, metric: Figure) -> Answers:
 
 
 def _check(answers: Answers, metric: Figure, run: Record) -> None:
-    """Refuse predictions that do not add up to the figure in the record."""
+    """Refuse predictions that do not add up to the figure in the record, or for which it has none."""
     recorded = run.metrics.get(metric.name)
+    if recorded is None:
+        raise Untestable(f"{run.run_id} has no finite {metric.label}")
     mean = float(answers.score.sum() / answers.weight.sum())
     value = mean if metric.kind == "percent" else -mean if metric.kind == "nats" else float(np.exp(-mean))
     if not isinstance(recorded, int | float) or abs(value - recorded) > TOLERANCE * max(abs(recorded), 1e-9):

@@ -71,6 +71,8 @@ ACHIEVED = Figure("sparsity/achieved", "achieved sparsity", "percent", main=True
 """Stands beside the sparsity that was asked for."""
 UNSTEADY = 0.1
 """Repeated measurements further apart than this share of their mean are marked."""
+ENDLESS = 1e6
+"""Quality figures from here on are written with a power of ten: a perplexity may have hundreds of digits."""
 
 _SCALES: dict[str, tuple[tuple[float, str], ...]] = {
     "bytes": ((1e9, "GB"), (1e6, "MB"), (1e3, "KB"), (1.0, "B")),
@@ -120,19 +122,23 @@ def number(value: Any, divisor: float = 1.0) -> str:
 
 
 def score(figure: Figure, value: Any) -> str:
-    """A quality figure, with the same number of decimals in every row."""
+    """A quality figure, with the same number of decimals in every row but those of networks that have diverged."""
     if missing(value):
         return DASH
-    scaled = float(value) * (100 if figure.kind == "percent" else 1)
-    return f"{scaled:,.{4 if figure.kind == 'nats' else 2}f}"
+    return _written(figure, float(value) * (100 if figure.kind == "percent" else 1))
 
 
 def change(figure: Figure, value: Any) -> str:
     """A difference from the baseline, signed: points of accuracy, per cent of perplexity, or nats."""
     if missing(value):
         return DASH
-    text = f"{float(value):+.4f}" if figure.kind == "nats" else f"{float(value) * 100:+,.2f}"
+    text = _written(figure, float(value) * (1 if figure.kind == "nats" else 100), "+")
     return text.replace("-", "−") + ("%" if figure.kind == "plain" else "")
+
+
+def _written(figure: Figure, scaled: float, sign: str = "") -> str:
+    decimals = 4 if figure.kind == "nats" else 2
+    return f"{scaled:{sign},.{decimals}f}" if abs(scaled) < ENDLESS else f"{scaled:{sign}.3g}"
 
 
 def change_unit(figure: Figure) -> str:

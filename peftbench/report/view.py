@@ -14,7 +14,7 @@ from peftbench.report import facts
 from peftbench.report.baseline import compare
 from peftbench.report.columns import MARK, Column, describe
 from peftbench.report.compare import Comparison
-from peftbench.report.figures import UNSTEADY, change_unit
+from peftbench.report.figures import UNSTEADY, change_unit, missing
 from peftbench.report.finding import finding, listed
 from peftbench.report.sweep import Section, Setting, Sweep
 from peftbench.report.table import ENOUGH, settings_frame
@@ -92,6 +92,7 @@ def _view(folder: Path, section: Section, title: str, baseline: str, limit: int,
         (
             *_untested(section, chosen, comparisons),
             *_partly(section, chosen, comparisons),
+            *_infinite(section, chosen),
             *_rates(section, chosen),
             *_data(runs),
         ),
@@ -211,6 +212,19 @@ def _partly(section: Section, settings: Sequence[Setting], comparisons: list[Com
         f"The change of {listed(found)} is over the {seeds} seeds that it and its baseline both have, not over all."
         for seeds, found in labels.items()
     ]
+
+
+def _infinite(section: Section, settings: Sequence[Setting]) -> list[str]:
+    """Runs that finished and have no figure: the table counts them as it does those that did not finish."""
+    metric = section.key.metric
+    names = [
+        section.name(setting)
+        for setting in settings
+        if any(missing(run.metrics.get(metric.name)) for run in setting.runs)
+    ]
+    if not names:
+        return []
+    return [f"Runs of {listed(names)} finished without a finite {metric.label}, and its means leave them out."]
 
 
 def _rates(section: Section, settings: Sequence[Setting]) -> list[str]:

@@ -146,6 +146,15 @@ def test_no_test_without_the_same_items(folder, damage, reason):
     assert one.p is None
 
 
+def test_no_test_where_a_run_has_no_finite_figure(folder):
+    for seed in range(2):
+        folder.modelled("lora", seed)
+        record = folder.modelled("hira", seed)
+    record.metrics["quality/perplexity"] = float("inf")
+    record.write(folder.path / record.run_id)
+    assert compared(folder)["hira r=8"].note == f"{record.run_id} has no finite perplexity"
+
+
 def test_order_of_rows_does_not_matter(folder):
     for seed in range(2):
         folder.classified("lora", seed)

@@ -119,3 +119,16 @@ def test_other_items_are_another_table_and_its_title_says_which(folder):
     folder.classified("lora", 1, data=data("b"), first=1000)
     titles = [view.title for view in views(sweep.load(folder.path), "lora")]
     assert [title.rpartition(" · ")[2] for title in titles] == ["items aaaaaaaaaaaa", "items bbbbbbbbbbbb"]
+
+
+def test_settings_with_runs_without_a_finite_figure_are_named(folder):
+    """Their means are of fewer runs, and none of these is among those that did not finish."""
+    for method, infinite in (("lora", 0), ("hira", 1), ("dora", 3)):
+        for seed in range(3):
+            run = folder.modelled(method, seed)
+            if seed < infinite:
+                run.metrics["quality/perplexity"] = float("inf")
+                run.write(folder.path / run.run_id)
+    (view,) = views(sweep.load(folder.path), "lora")
+    said = "Runs of dora r=8, hira r=8 finished without a finite perplexity, and its means leave them out."
+    assert [note for note in view.notes if note.startswith("Runs of")] == [said]

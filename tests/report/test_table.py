@@ -186,3 +186,10 @@ def test_one_unit_a_column():
     assert figures.scale("count", []) == (1.0, "")
     accuracy, perplexity, loss = figures.QUALITY[:3]
     assert [figures.change(one, -0.0123) for one in (accuracy, perplexity, loss)] == ["−1.23", "−1.23%", "−0.0123"]
+
+
+def test_a_perplexity_of_hundreds_of_digits_is_short():
+    perplexity = figures.QUALITY[1]
+    shown = [figures.score(perplexity, value) for value in (23.857, 999_999, 1e6, math.exp(300))]
+    assert shown == ["23.86", "999,999.00", "1e+06", "1.94e+130"]
+    assert figures.change(perplexity, math.exp(300)) == "+1.94e+132%"
