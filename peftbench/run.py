@@ -77,6 +77,7 @@ def load(context: Context, task: Task, load_kwargs: Mapping[str, Any]) -> Loaded
     how = {} if run.trainer.attention == "auto" else {"attn_implementation": run.trainer.attention}
     seed_everything(run.seed)
     loaded = run.model.build(task, {**how, **load_kwargs})
+    loaded.task_type = task.peft_type
     attention.register()
     if run.trainer.attention == "auto":
         attention.choose(loaded.model, context.attention)

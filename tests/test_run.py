@@ -320,14 +320,16 @@ def test_recomputation_leaves_out_the_gradient_of_frozen_embeddings() -> None:
 
 def test_language_models_get_their_own_figures(tiny_run, tmp_path: Path) -> None:
     data = [f"dataset.path={write_corpus(tmp_path / 'corpus')}", "dataset=wikitext2", "dataset.max_length=32"]
-    causal, _ = carried_out(tiny_run(*data, "model.architecture=gpt2"))
-    masked, _ = carried_out(tiny_run(*data, "model.architecture=distilbert"))
+    causal, folder = carried_out(tiny_run(*data, "model.architecture=gpt2"))
+    masked, other = carried_out(tiny_run(*data, "model.architecture=distilbert"))
     assert "quality/perplexity" in causal.metrics
     assert "perplexity: windows of 32 tokens move on by 16 (dataset.stride)" in causal.data["notes"]
     assert "quality/mlm_loss" not in causal.metrics
     assert "quality/mlm_loss" in masked.metrics
     assert "quality/perplexity" not in masked.metrics
     assert causal.metrics["quality/perplexity"] == pytest.approx(np.exp(causal.metrics["quality/loss"]), rel=1e-6)
+    saved = [json.loads((one / "adapter" / "adapter_config.json").read_text()) for one in (folder, other)]
+    assert [config["task_type"] for config in saved] == ["CAUSAL_LM", None]
 
 
 def test_the_base_of_a_masked_language_model_is_quantized_again_by_what_the_record_says(tiny_run, tmp_path) -> None:

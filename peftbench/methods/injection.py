@@ -124,6 +124,11 @@ def inject(loaded: Loaded, config: PeftConfig, method: str) -> PeftModel:
         )
     for name in loaded.head:
         loaded.model.get_submodule(name).float().requires_grad_(True)
+    if not loaded.head:
+        # By these ``AutoPeftModelForCausalLM`` finds the base. Not before: PEFT would put a network of its own around
+        # it; and not with a head, of which PEFT would make another one.
+        config.task_type = loaded.task_type
+        config.revision = getattr(loaded.model.config, "_commit_hash", None)
     return model
 
 

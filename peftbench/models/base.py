@@ -28,6 +28,8 @@ class Loaded:
     """Module names that ``targets=attention`` adapts: ``("q_lin", "v_lin")`` for DistilBERT."""
     identity: dict[str, Any]
     """What the record says of it: id or path, revision, SHA-256 of the weights, ``random_weights``."""
+    task_type: str | None = None
+    """PEFT's name of the task; `peftbench.run.load` says it."""
 
 
 class Model(Component, ABC):

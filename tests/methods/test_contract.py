@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from peftbench.methods.quantization import prepare
+from peftbench.methods.tuner import Tuner
+from peftbench.models.base import Loaded
 
 from . import bases
 from .bases import METHODS, Base
@@ -105,6 +112,44 @@ def test_files_hold_adapter_and_head_apart(method, base: Base, tmp_path):
     assert sum(tensor.numel() for tensor in saved.values() if tensor.is_floating_point()) == trained
     assert not any(f".{name}." in f".{key}" for name in base.head for key in saved)
     assert {path.suffix for path in tmp_path.iterdir()} <= {".safetensors", ".json"}
+
+
+def test_peft_finds_the_base_of_a_causal_language_model_by_its_adapter(method, tmp_path):
+    if not isinstance(method, Tuner):
+        pytest.skip("it saves no adapter of PEFT's")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=bases.VOCABULARY, initializer_range=bases.WIDE, **shape)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    kwargs = method.load_kwargs(bases.run(), (), torch.float32)
+    network = AutoModelForCausalLM.from_pretrained(tmp_path / "base", **kwargs)
+    prepare(network)
+    network.config._commit_hash = "c0ffee"  # as of one from the hub
+    before = bases.logits(network.eval())
+    attached = method.attach(Loaded(network, (), ("q_proj", "v_proj"), {}, task_type="CAUSAL_LM"), bases.run())
+    optimizer = torch.optim.AdamW([p for _, p in attached.trainable()], lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        attached.model(input_ids=bases.batch()[0], labels=bases.batch()[0]).loss.backward()
+        optimizer.step()
+    method.save(attached, tmp_path / "adapter")
+    expected = bases.logits(attached.model.eval())
+    assert (expected - before).abs().max() > 1e-3
+    theirs = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", **kwargs)
+    prepare(theirs)
+    assert theirs.peft_config["default"].revision == "c0ffee"
+    torch.testing.assert_close(bases.logits(theirs.eval()), expected, rtol=1e-5, atol=1e-5)
+    method.restore(attached, tmp_path / "adapter")
+    torch.testing.assert_close(bases.logits(attached.model), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_of_a_head_peft_shall_not_make_another_one(method, base: Base, tmp_path):
+    if not isinstance(method, Tuner):
+        pytest.skip("it saves no adapter of PEFT's")
+    loaded = base.load(method)
+    loaded.task_type = "SEQ_CLS"
+    method.save(method.attach(loaded, bases.run()), tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["task_type"] is None
 
 
 def test_merging_changes_nothing(method, any_base: Base):
