@@ -137,9 +137,9 @@ def train(context: Context, data: Data, attached: Attached, hooks: Sequence[Hook
     run, record = context.run, context.record
 
     def report(step: int, total: int, figures: dict[str, float]) -> None:
-        context.on_progress("training", step, total, figures)
-        if figures:
+        if figures:  # first: with the validation that it is pruned at, a run ends in the next line
             run.tracker.log(step, figures)
+        context.on_progress("training", step, total, figures)
 
     seed_everything(run.seed)
     loop = Loop(

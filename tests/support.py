@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from peftbench.config import RunConfig
+    from peftbench.context import OnProgress
     from peftbench.record import Record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,7 +57,7 @@ def pruning() -> list[str]:
     return [name for name in options("sparsity") if name not in ("none", "contextual")]
 
 
-def carried_out(run: RunConfig) -> tuple[Record, Path]:
+def carried_out(run: RunConfig, on_progress: OnProgress = lambda *_: None) -> tuple[Record, Path]:
     """A run in this process: its record and its folder."""
     from peftbench.run import execute
     from peftbench.sweep.grid import Point
@@ -65,7 +66,7 @@ def carried_out(run: RunConfig) -> tuple[Record, Path]:
     point = Point(run, ())
     point.folder.mkdir(parents=True, exist_ok=True)
     record = blank_record(point, datetime.now(UTC))
-    execute(run, point.folder, record, lambda *_: None)
+    execute(run, point.folder, record, on_progress)
     return record, point.folder
 
 

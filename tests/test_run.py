@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from peftbench.bench.workloads import TINY, Case
 from peftbench.context import Context
 from peftbench.data.base import Split, TextData
 from peftbench.data.text import Text
-from peftbench.errors import UserError
+from peftbench.errors import Pruned, UserError
 from peftbench.inputs import Data, prepare
 from peftbench.measuring.inference import Inference
 from peftbench.methods.base import Attached
@@ -43,6 +44,7 @@ from peftbench.run import build, evaluate, load
 from peftbench.sparsity.contextual_blocks import Attention, FeedForward
 from peftbench.sparsity.contextual_hook import ContextualHook
 from peftbench.sparsity.contextual_linear import Slicing
+from peftbench.tracking.base import Tracker
 from peftbench.training.loop import Loop
 
 CONTEXTUAL = ("sparsity=contextual", "sparsity.ratio=0.25", "sparsity.layers=[0]", "sparsity.dense_end=0")
@@ -316,6 +318,24 @@ def test_recomputation_leaves_out_the_gradient_of_frozen_embeddings() -> None:
     assert all(torch.equal(*pair) for pair in zip(gradients, others, strict=True))
     tokens = items * length
     assert more - count == 2 * tokens * (3 * width**2 + 2 * rank * width + length * width)
+
+
+def test_the_validation_that_ends_a_run_is_tracked(tiny_run) -> None:
+    """As where a search prunes: what it was pruned by is in the curve."""
+    seen: list[dict[str, Any]] = []
+
+    class Recorder(Tracker):
+        def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+            seen.append({"step": step, **metrics})
+
+    def pruning(phase: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
+        if any(name.startswith("validation/") for name in figures or {}):
+            raise Pruned("enough")
+
+    run = tiny_run().model_copy(update={"tracker": Recorder(name="recorder")})
+    with pytest.raises(Pruned):
+        carried_out(run, pruning)
+    assert "validation/accuracy" in seen[-1]
 
 
 def test_language_models_get_their_own_figures(tiny_run, tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def runner(
         launcher: how runs are started, or where.
     """
     with Progress(total) as progress, _carrier(points, progress, launcher) as pool:
+        if max(total, len(points)) > 1 and (said := points[0].run.tracker.among_several()):
+            progress.say(said)
         yield Runner(pool, progress, before or {})
     clear_up(points[0].folder.parent)
 

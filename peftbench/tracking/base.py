@@ -19,6 +19,13 @@ class Tracker(Component):
     A tracker never raises out of these calls because a service is away: a run must not be lost to its tracker.
     """
 
+    def among_several(self) -> str | None:
+        """In the engine, before the first of several runs; returns what the user should be told.
+
+        What the environment says of one run is not to be taken for each.
+        """
+        return None
+
     def start(self, run: RunConfig, folder: Path) -> None:
         """A run begins; its files are in ``folder``."""
 

@@ -18,9 +18,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from peftbench import record
+from peftbench.tracking.ending import log_artifacts, refused
 from peftbench.tracking.server import default_entity
 from peftbench.tracking.tries import UNSYNCED, is_without_artifacts, last_of
-from peftbench.tracking.wandb import FINE, WandbTracker, log_artifacts, run_settings, summary_of
+from peftbench.tracking.wandb import FINE, WandbTracker, run_settings, summary_of
 
 if TYPE_CHECKING:
     from peftbench.config import RunConfig
@@ -196,7 +197,10 @@ def _add_artifacts(held: Any, found: record.Record, folder: Path) -> None:
     where = {"entity": held.entity, "project": held.project, "id": held.id, "resume": "must"}
     settings = run_settings()
     settings.init_timeout, settings.finish_timeout = STALL_SECONDS, STALL_SECONDS
-    run = wandb.init(**where, mode="online", dir=tempfile.mkdtemp(), settings=settings, reinit="create_new")
-    log_artifacts(run, found, folder.parents[1])
-    run.finish(exit_code=0 if found.status in FINE else 1)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as holder:
+        run = wandb.init(**where, mode="online", dir=holder, settings=settings, reinit="create_new")
+        log_artifacts(run, found, folder.parents[1])
+        run.finish(exit_code=0 if found.status in FINE else 1)
+        if (said := refused(run)) is not None:
+            raise RuntimeError(f"W&B did not take the artifacts ({said})")
     (folder / UNSYNCED).write_text("", encoding="utf-8")

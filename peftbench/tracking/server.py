@@ -8,10 +8,12 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from peftbench.errors import UserError
+
 PROBE_SECONDS = 1.5
 TAGS = "WANDB_TAGS"
 LONGEST_TAG = 64
-MODE = "WANDB_MODE"
+MODE, BASE_URL, KEY = "WANDB_MODE", "WANDB_BASE_URL", "WANDB_API_KEY"
 MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 """What W&B knows; the last two are its older names of offline and online."""
 
@@ -25,32 +27,80 @@ def tags_in(text: str) -> tuple[str, ...]:
     return tuple(tag.strip()[:LONGEST_TAG] for tag in text.split(",") if tag.strip())
 
 
-def refuse_mode() -> None:
-    """Look at ``WANDB_MODE``: with one that it does not know, W&B would write nothing that could be delivered later.
+FORBIDDEN = "\\#?%:"
+"""What W&B takes in no name of a project, beside the slash."""
+OVERRIDDEN = tuple(f"WANDB_{name}" for name in ("SILENT", "QUIET", "CONSOLE", "INIT_TIMEOUT", "CONFIG_PATHS"))
+"""What runs set themselves, and configuration of other sources than the run's."""
+AGENTS = ("WANDB_SWEEP_ID", "WANDB_RUN_ID")
+"""By these an agent of a W&B sweep says which run a command is; the second alone is none of its."""
+
+
+def refuse_variables() -> None:
+    """Look at variables with which W&B would write nothing that could be delivered later.
 
     Raises:
-        ValueError: it is none of `MODES`.
+        ValueError: ``WANDB_MODE`` is none of `MODES`, or ``WANDB_BASE_URL`` is no URL.
     """
     if (mode := os.environ.get(MODE)) and mode not in MODES:
         raise ValueError(f"{MODE}={mode} is no mode of W&B: write {MODE}=online, offline or disabled, or leave it out")
+    if (url := os.environ.get(BASE_URL)) and not url.startswith(("http://", "https://")):
+        raise ValueError(f"{BASE_URL}={url} is no URL: write {BASE_URL}=https://{url.rpartition('//')[2]}")
+
+
+def refuse_project(name: str) -> None:
+    """Look at the name of a project.
+
+    Raises:
+        ValueError: W&B takes none that is called so.
+    """
+    entity, slash, rest = name.partition("/")
+    if slash:
+        raise ValueError(f"project {name} begins with an entity: write tracker.entity={entity} tracker.project={rest}")
+    if other := [letter for letter in FORBIDDEN if letter in name]:
+        raise ValueError(f"project {name} has {other[0]!r}, which W&B takes in none: write letters, digits, - and _")
 
 
 def quiet_setup() -> None:
     """Load W&B's settings and start its service, without a word on the terminal.
 
     Its error telemetry is off unless the user turned it on: a server that hangs would hold the process at its exit.
+
+    Raises:
+        UserError: W&B does not take what the variables or its settings file say.
     """
-    # A second try writes over the first. W&B has no argument against the variable: "never" refuses the second try.
-    os.environ.pop("WANDB_RESUME", None)
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    # For a tag that is empty or too long, or no mode, W&B would take none of its settings, and track nothing.
-    if tags := tags_in(os.environ.pop(TAGS, "")):
-        os.environ[TAGS] = ",".join(tags)
-    if os.environ.get(MODE) == "":
-        del os.environ[MODE]
+    _tidy_variables()
     import wandb
 
-    wandb.setup(wandb.Settings(silent=True, quiet=True))
+    try:
+        wandb.setup(wandb.Settings(silent=True, quiet=True))
+    except Exception as error:
+        raise UserError(
+            "W&B takes none of its settings: mend the WANDB_ variable or the line of its settings file that it names "
+            f"({' '.join(str(error).split())[:300]})"
+        ) from error
+
+
+def _tidy_variables() -> None:
+    """Take away what means nothing here and for which W&B would take none of its settings, and track nothing."""
+    # A second try writes over the first. W&B has no argument against the variable: "never" refuses the second try.
+    # The service of a script around us would hold on to the id of a run that it could not start.
+    without = ["WANDB_RESUME", "WANDB_SERVICE", *OVERRIDDEN, *([] if os.environ.get(AGENTS[0]) else AGENTS)]
+    without += [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value.strip()]
+    for name in without:
+        os.environ.pop(name, None)
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    if (key := os.environ.get(KEY)) is not None:
+        os.environ[KEY] = key.strip()  # a secret of a file ends with its line
+    if tags := tags_in(os.environ.pop(TAGS, "")):
+        os.environ[TAGS] = ",".join(tags)
+
+
+def leave_agent() -> bool:
+    """Take away what an agent of a W&B sweep calls its one run, by which several would be one; whether it was there."""
+    there = all(map(os.environ.get, AGENTS))
+    for name in AGENTS:
+        os.environ.pop(name, None)
+    return there
 
 
 def authenticated() -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from peftbench.console import print_anything
+from peftbench.errors import UserError
 from peftbench.record import FILE
 from peftbench.tracking.delivery import deliver, is_synced, replay
 from peftbench.tracking.server import authenticated, quiet_setup, reachable
@@ -71,7 +72,10 @@ def is_pending(folder: Path) -> bool:
 def _problem() -> tuple[int, str] | None:
     """Exit status and sentence of why nothing can be delivered now, or None."""
     os.environ.pop("WANDB_MODE", None)  # whoever asks for a delivery does not want it offline
-    quiet_setup()
+    try:
+        quiet_setup()
+    except UserError as error:
+        return 2, str(error)
     import wandb
 
     if not authenticated():

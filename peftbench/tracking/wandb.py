@@ -14,12 +14,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from peftbench.record import ADAPTER, FINE, PREDICTIONS, SOURCES, Record
+from peftbench.record import FINE, SOURCES, Record
 from peftbench.tracking.base import Tracker
-from peftbench.tracking.server import LONGEST_TAG, authenticated, quiet_setup, reachable, refuse_mode, tags_in
-from peftbench.tracking.tries import NO_ARTIFACTS, UNSYNCED, begins, begun, is_without_artifacts
+from peftbench.tracking.ending import UNDER_WAY, end, log_artifacts, marker
+from peftbench.tracking.server import (
+    AGENTS,
+    LONGEST_TAG,
+    authenticated,
+    leave_agent,
+    quiet_setup,
+    reachable,
+    refuse_project,
+    refuse_variables,
+    tags_in,
+)
+from peftbench.tracking.tries import NO_ARTIFACTS, begins, begun
 
 if TYPE_CHECKING:
     from peftbench.config import RunConfig
@@ -36,7 +47,7 @@ STEP = "step"
 class WandbTracker(Tracker):
     """Curves while a run trains; its configuration, figures and status when it ends."""
 
-    project: str = "peftbench"
+    project: str = Field(default="peftbench", max_length=128)
     entity: str | None = None
     mode: Literal["auto", "offline", "online"] = "auto"
     """``auto``: online if a key is configured, else offline. Without a connection both become offline."""
@@ -47,14 +58,26 @@ class WandbTracker(Tracker):
 
     _run: Any = PrivateAttr(default=None)
 
+    @field_validator("project")
+    @classmethod
+    def _is_a_name(cls, project: str) -> str:
+        refuse_project(project)
+        return project
+
     @model_validator(mode="before")
     @classmethod
     def _by_the_variables(cls, fields: Any) -> Any:
-        refuse_mode()
+        refuse_variables()
         if isinstance(tags := fields.get("tags"), str):
             fields = {**fields, "tags": tags_in(tags)}
         # As W&B takes a variable with nothing in it.
         return {name: value for name, value in fields.items() if value or name not in ("project", "entity", "tags")}
+
+    def among_several(self) -> str | None:
+        """See `Tracker.among_several`."""
+        if not leave_agent():
+            return None
+        return f"{' and '.join(AGENTS)} name one run of a W&B sweep, and these are several: each is a run of its own"
 
     def start(self, run: RunConfig, folder: Path) -> None:
         """Begin the W&B run; its local files are in ``folder/wandb``."""
@@ -64,8 +87,8 @@ class WandbTracker(Tracker):
             if (mode := self._resolve_mode()) is not None:
                 begins(folder)
                 self._run = self._begin(run, folder, mode)
-                _under_way.add(self._run)
-                begun(_marker(self._run).parent)
+                UNDER_WAY.add(self._run)
+                begun(marker(self._run).parent)
                 self._run.define_metric(STEP, hidden=True, summary="none")
                 # No summary of curves: a validation figure must not stand where the record's figure belongs.
                 self._run.define_metric("*", step_metric=STEP, summary="none")
@@ -90,16 +113,16 @@ class WandbTracker(Tracker):
             run.config.update(facts, allow_val_change=True)
             if self.artifacts and self._takes_artifacts(run):
                 log_artifacts(run, record, folder)
-            _end(run, exit_code=0 if record.status in FINE else 1)  # W&B shows it as finished, or as failed
+            end(run, exit_code=0 if record.status in FINE else 1)  # W&B shows it as finished, or as failed
 
     def _takes_artifacts(self, run: Any) -> bool:
         """Whether artifacts can be given to ``run``, else its marker tells that they are missing.
 
         W&B's service waits for hours with an artifact that the server does not take, and the run's end behind it.
         """
-        online = _marker(run).exists()
+        online = marker(run).exists()
         if online and not reachable(run.settings.base_url):
-            _marker(run).write_text(NO_ARTIFACTS, encoding="utf-8")
+            marker(run).write_text(NO_ARTIFACTS, encoding="utf-8")
             return False
         return True
 
@@ -118,7 +141,7 @@ class WandbTracker(Tracker):
             quiet_setup()
             return self._begin(run, folder, "offline")
         if mode == "online":
-            _marker(made).touch()
+            marker(made).touch()
         return made
 
     def _resolve_mode(self) -> Literal["online", "offline"] | None:
@@ -167,10 +190,6 @@ class WandbTracker(Tracker):
             logger.warning("W&B tracking stopped at %s (%s); the record is kept", doing, _one_line(error))
 
 
-_under_way: set[Any] = set()
-"""W&B runs of this process that have begun and have not ended well."""
-
-
 def summary_of(record: Record) -> dict[str, Any]:
     """What W&B's summary of a run holds: the record's figures, its status and reason."""
     figures = {name: value for name, value in record.metrics.items() if value is not None}
@@ -205,41 +224,5 @@ def run_settings() -> Any:
     )
 
 
-def _end(run: Any, exit_code: int) -> None:
-    """Finish ``run``; an upload that does not end in time leaves its marker on disk and raises.
-
-    W&B's service writes what is left of a finished run a little later, or as it ends, and a process that ends takes it
-    along: it is ended with the last run, which takes a tenth of a second.
-    """
-    import wandb
-
-    marker = _marker(run)
-    run.finish(exit_code=exit_code)
-    if not is_without_artifacts(marker.parent):
-        marker.unlink(missing_ok=True)
-    _under_way.discard(run)
-    if not _under_way:
-        wandb.teardown()
-
-
-def _marker(run: Any) -> Path:
-    return Path(run.dir).parent / UNSYNCED
-
-
 def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def log_artifacts(run: Any, record: Record, folder: Path) -> None:
-    """Log ``adapter/`` and ``predictions.parquet`` of a run, as far as they are there."""
-    import wandb
-
-    for kind, path in (("adapter", folder / ADAPTER), ("predictions", folder / PREDICTIONS)):
-        if not path.exists():
-            continue
-        artifact = wandb.Artifact(f"{record.run_id[:100]}-{kind}", type=kind)
-        add = artifact.add_dir if path.is_dir() else artifact.add_file
-        add(str(path), policy="immutable", skip_cache=True)
-        artifact.finalize()
-        # `run.log_artifact` would ask the server first, for up to half a minute, and leave nothing on disk to sync.
-        run._interface.publish_artifact(run, artifact, ["latest"])

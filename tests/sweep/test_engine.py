@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from support import needs_populate
+from support import needs_populate, noop_launcher
 
 from peftbench import record as records
 from peftbench.report.facts import unlike
 from peftbench.sweep.claim import Claim
-from peftbench.sweep.engine import carry_out_plan
+from peftbench.sweep.engine import carry_out_plan, runner
 from peftbench.sweep.grid import Point
 from peftbench.sweep.outcome import blank_record
 from peftbench.sweep.plan import Plan
 from peftbench.sweep.pool import Pool
+from peftbench.tracking.wandb import WandbTracker
+
+WANDB = WandbTracker(name="wandb")
 
 
 @pytest.fixture
@@ -33,6 +38,17 @@ def test_an_ok_run_leaves_everything_that_is_promised(point) -> None:
     names = {path.name for path in chosen.folder.iterdir()}
     assert names == {"record.json", "config.yaml", "predictions.parquet", "adapter", "run.log"}
     assert records.read(chosen.folder) == record
+
+
+def test_what_names_one_run_in_the_environment_is_not_for_each_of_several(noop_points, monkeypatch, capsys) -> None:
+    points = noop_points("", "")
+    tracked = [replace(point, run=point.run.model_copy(update={"tracker": WANDB})) for point in points]
+    for count, left in ((1, ["run", "sweep"]), (2, [None, None])):
+        monkeypatch.setenv("WANDB_RUN_ID", "run")
+        monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+        with runner(tracked[:count], count, launcher=noop_launcher()):
+            assert [os.environ.get(name) for name in ("WANDB_RUN_ID", "WANDB_SWEEP_ID")] == left
+    assert capsys.readouterr().out.count("name one run of a W&B sweep, and these are several") == 1
 
 
 def test_what_a_search_prunes_meanwhile_is_run_to_its_end(point, monkeypatch) -> None:

@@ -42,6 +42,7 @@ FAULTS = {
     "fails": lambda call: 503,
     "starts no run": after_the_probe(hang),
     "denies the key": after_the_probe(lambda call: 401),
+    "takes no curve": lambda call: 403 if call.endswith("/file_stream") else None,
     "fails every request": after_the_probe(lambda call: 500),
 }
 
@@ -87,6 +88,20 @@ def test_a_server_that_dies_while_a_run_goes_on(tmp_path: Path):
         done = tracked(tmp_path, backend.url, "online", "pause", "artifacts", midway=die)
         assert (done.code, done.said[-1]) == (0, "went on")
         assert done.seconds < PROMISED_SECONDS + SLACK
+        delivers(tmp_path, backend)
+        assert sorted(held.name for held in backend.artifacts.values() if held.committed) == [
+            "one-adapter",
+            "one-predictions",
+        ]
+
+
+def test_artifacts_that_are_refused_are_delivered_later(tmp_path: Path):
+    with Backend() as backend:
+        backend.fault = lambda call: 403 if "Artifact" in call else None
+        done = tracked(tmp_path, backend.url, "online", "artifacts")
+        assert (done.code, done.said[-1]) == (0, "went on")
+        refused = call(tmp_path, backend.url)
+        assert (refused.returncode, refused.stderr.splitlines()[0][:8]) == (1, "1 of 1 c"), refused.stdout
         delivers(tmp_path, backend)
         assert sorted(held.name for held in backend.artifacts.values() if held.committed) == [
             "one-adapter",

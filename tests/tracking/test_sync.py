@@ -170,6 +170,13 @@ def test_without_a_key_it_says_what_to_do(tmp_path: Path):
     assert not delivery.is_synced(folder)
 
 
+def test_settings_that_wandb_does_not_take_are_one_sentence(tmp_path: Path):
+    add_run(tmp_path, "demo", "one")
+    done = call(tmp_path, "http://127.0.0.1:9", WANDB_PROJECT="team/demo")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith("1 to sync, but W&B takes none of its settings: mend the WANDB_ variable")
+
+
 def test_an_unreachable_server_is_named(tmp_path: Path):
     add_run(tmp_path, "demo", "one")
     done = call(tmp_path, "http://127.0.0.1:9", WANDB_MODE="offline")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 from peftbench.record import Record
 from peftbench.tracking import server
 from peftbench.tracking import wandb as tracking
+from peftbench.tracking.tries import UNSYNCED
 from peftbench.tracking.wandb import WandbTracker, tracked_id
 
 METRICS = {"quality/accuracy": 0.875, "params/adapter": 147456, "memory/source": "process_rss", "energy/train_j": None}
@@ -72,13 +74,49 @@ def test_the_run_is_named_grouped_and_tagged(written: list[dict]):
     assert run["tags"] == ["method:lora", "dataset:sst2", "rank:8", "seed:0", "mine"]
 
 
-@pytest.mark.parametrize(("name", "value"), [("TAGS", ""), ("TAGS", "night,,a100"), ("TAGS", "x" * 70), ("MODE", "")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TAGS", ""),
+        ("TAGS", "night,,a100"),
+        ("TAGS", "x" * 70),
+        ("MODE", ""),
+        ("QUIET", "perhaps"),
+        ("CONSOLE", "loud"),
+        ("CONFIG_PATHS", "nowhere.yaml"),
+        ("RUN_ID", "a/b"),
+        ("SWEEP_ID", ""),
+        ("SERVICE", "4-1-tcp-127.0.0.1-9"),
+    ],
+)
 def test_variables_that_wandb_refuses_do_not_end_tracking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ):
     monkeypatch.setenv(f"WANDB_{name}", value)
     track(tmp_path)
     assert of_type(inspect(tmp_path), "run")
+
+
+def test_a_key_is_taken_without_the_end_of_its_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_API_KEY", "c0ffee\n")
+    server._tidy_variables()
+    assert os.environ["WANDB_API_KEY"] == "c0ffee"
+
+
+@pytest.mark.parametrize(
+    ("variable", "project", "said"),
+    [
+        (None, "team/bench", "write tracker.entity=team tracker.project=bench"),
+        (None, "a#b", "project a#b has '#', which W&B takes in none"),
+        (None, "x" * 129, "at most 128 characters"),
+        ("localhost:8080", "bench", "write WANDB_BASE_URL=https://localhost:8080"),
+    ],
+)
+def test_what_wandb_would_refuse_later_is_refused_while_composing(variable, project, said, monkeypatch):
+    if variable is not None:
+        monkeypatch.setenv("WANDB_BASE_URL", variable)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        WandbTracker(name="wandb", project=project)
 
 
 def test_the_resolved_configuration_arrives_nested(written: list[dict]):
@@ -218,9 +256,9 @@ def test_an_upload_that_does_not_end_is_marked_for_later(tmp_path: Path, caplog:
     tracker = WandbTracker(name="wandb")
     tracker._run = SimpleNamespace(finish=stall, dir=str(tmp_path / "files"), summary={}, config=SimpleNamespace())
     tracker._run.config.update = lambda *args, **kwargs: None
-    (tmp_path / tracking.UNSYNCED).touch()
+    (tmp_path / UNSYNCED).touch()
     tracker.finish(record(), tmp_path)
-    assert (tmp_path / tracking.UNSYNCED).exists()
+    assert (tmp_path / UNSYNCED).exists()
     assert "stopped at finish" in caplog.text
 
 
