@@ -30,19 +30,19 @@ def labelled(
     are cut out of train. Train and validation come in random order, evaluation in the order of its source.
 
     Raises:
-        UserError: a split is empty, or train has one class only.
+        UserError: a split is empty, or has no text of its own, or train has one class only.
     """
     written = [*notes]
     if evaluation is None:
         _check(train, "train")
         size = max(1, round(EVALUATION_SHARE * len(train.texts)))
         train, evaluation = _cut(dataset, train, size, cut_name)
-    train = _disjoint(train, [evaluation], written)
+    train = _disjoint(train, evaluation, written, spare=evaluation)
     if validation is None:
         train, validation = _cut_validation(dataset, train, written)
     else:
-        validation = _disjoint(validation, [evaluation], written)
-        train = _disjoint(train, [validation], written)
+        validation = _disjoint(validation, evaluation, written, spare=validation)
+        train = _disjoint(train, validation, written, spare=validation)
         validation = _sized(validation, dataset.validation_size, dataset, "validation_size", written)
     train = _sized(train, dataset.train_size, dataset, "train_size", written)
     evaluation = splits.in_source_order(_sized(evaluation, dataset.eval_size, dataset, "eval_size", written))
@@ -94,8 +94,7 @@ def corpus(
 
 def _cut_validation(dataset: Dataset, train: Split, notes: list[str]) -> tuple[Split, Split]:
     """(what is left of train, validation); the note says how it was cut."""
-    if not len(train.texts):
-        raise UserError("every text of train is also in the evaluation split: nothing is left to train on")
+    _check(train, "train")
     size = _validation_size(dataset, len(train.texts))
     rest, part = _cut(dataset, train, size, "validation (cut from train)")
     notes.append(f"validation: {len(part.texts):,} items cut out of train, none of whose texts is left in train")
@@ -138,12 +137,22 @@ def _cut(dataset: Dataset, train: Split, size: int, name: str) -> tuple[Split, S
     return rest, part
 
 
-def _disjoint(split: Split, others: list[Split], notes: list[str]) -> Split:
-    """``split`` without the texts of ``others``; a note says how many went."""
-    kept, dropped = splits.without_overlap(split, *others)
+def _disjoint(split: Split, other: Split, notes: list[str], *, spare: Split) -> Split:
+    """``split`` without the texts of ``other``; a note says how many went.
+
+    Args:
+        spare: the one of the two that the data set need not have.
+    Raises:
+        UserError: all went.
+    """
+    kept, dropped = splits.without_overlap(split, other)
+    if dropped and not len(kept.texts):
+        raise UserError(
+            f"nothing is left of {split.name} that is not also in {other.name}: give {split.name} texts of its own, or "
+            f"leave {spare.name} out"
+        )
     if dropped:
-        names = " and ".join(other.name for other in others)
-        notes.append(f"{split.name}: {dropped:,} items left out because their text is also in {names}")
+        notes.append(f"{split.name}: {dropped:,} items left out because their text is also in {other.name}")
     return kept
 
 

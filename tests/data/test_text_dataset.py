@@ -204,10 +204,25 @@ def test_labels_that_are_missing_are_none_whatever_their_type(tmp_path, kind):
     assert "the public test split has no labels and is left out" in data.notes
 
 
-def test_a_train_split_that_is_all_in_test_is_said(tmp_path):
-    write(frame(), tmp_path / "train.csv")
-    write(frame(), tmp_path / "test.csv")
-    with pytest.raises(UserError, match="every text of train is also in the evaluation split"):
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"train": (0, 60), "test": (0, 60)}, "train that is not also in test: give train .*, or leave test out"),
+        (
+            {"train": (0, 40), "validation": (40, 60), "test": (40, 60)},
+            "validation that is not also in test: give validation texts of its own, or leave validation out",
+        ),
+        (
+            {"train": (0, 40), "validation": (20, 50), "test": (0, 20)},
+            "train that is not also in validation: give train texts of its own, or leave validation out",
+        ),
+        ({"train": (0, 40), "validation": (40, 60), "test": (0, 40)}, "train that is not also in test"),
+    ],
+)
+def test_a_split_that_is_all_in_another_one_is_said(tmp_path, parts, told):
+    for name, (first, end) in parts.items():
+        write(frame()[first:end], tmp_path / f"{name}.csv")
+    with pytest.raises(UserError, match=f"nothing is left of {told}"):
         dataset(tmp_path).read()
 
 
