@@ -8,6 +8,7 @@ import torch
 
 from peftbench.errors import UserError
 from peftbench.methods.injection import ADAPTER
+from peftbench.methods.peft import nothing_to_take
 from peftbench.training.hooks import Hook
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ class Allocation(Hook):
         """Fix the schedule.
 
         Raises:
-            UserError: there are too few steps for it.
+            UserError: there are too few steps for it, or no ranks to take away.
         """
         if not self._planned:
             return
         config = self._config
+        if reason := nothing_to_take(vars(config)):
+            raise UserError(reason)
         config.total_step = total_steps
         if config.tinit == config.tfinal == 0:
             config.tinit, config.tfinal = total_steps // 10, 2 * total_steps // 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -66,6 +67,8 @@ class Peft(Tuner):
                 f"method.rank_args.{none[0]} makes {none[0]}=0 of rank {run.rank.value}: "
                 f"write method.rank_args.{none[0]}=1, or a larger rank"
             )
+        if run.rank is not None and (reason := nothing_to_take(self._ranks(run.rank))):
+            return reason
         return super().conflict(run)
 
     def sites(self, loaded: Loaded) -> Sites:
@@ -192,6 +195,17 @@ class Peft(Tuner):
             settled |= self._ranks(run.rank)
             settled |= {self.alpha_arg: run.rank.scale * run.rank.value} if self.alpha_arg else {}
         return settled
+
+
+def nothing_to_take(ranks: Mapping[str, Any]) -> str | None:
+    """Why a tuner that begins with ``init_r`` could not end with ``target_r``, of which ``ranks`` may have neither."""
+    first, last = ranks.get("init_r"), ranks.get("target_r")
+    if first is None or last is None or last < first:
+        return None
+    return (
+        f"target_r={last} is not below init_r={first}, and ranks are only taken away: "
+        "write a larger method.rank_args.init_r"
+    )
 
 
 def _join(names: Any) -> str:

@@ -181,6 +181,24 @@ def test_adalora_needs_steps_to_move_its_budget_in(base: Base):
         hook.start(torch.optim.SGD([torch.zeros(1)], lr=1.0), 10)
 
 
+@pytest.mark.parametrize("target", [1.5, 2])
+def test_adalora_that_would_add_ranks_is_a_conflict(target: float):
+    method = bases.method("adalora", rank_args={"init_r": 1.5, "target_r": target})
+    assert method.conflict(bases.run()) == (
+        f"target_r={4 * target:g} is not below init_r=6, and ranks are only taken away: "
+        "write a larger method.rank_args.init_r"
+    )
+    assert bases.method("adalora").conflict(bases.run(value=1)) is None
+
+
+def test_adalora_with_pefts_own_first_rank_is_refused_before_training(base: Base):
+    method = bases.method("adalora", rank_args={"target_r": 3})
+    assert method.conflict(bases.run()) is None
+    hook = method.hook(base.attach(method))
+    with pytest.raises(UserError, match=r"target_r=12 is not below init_r=12, and ranks are only taken away"):
+        hook.start(torch.optim.SGD([torch.zeros(1)], lr=1.0), 20)
+
+
 def test_others_take_no_part_in_the_loop(base: Base):
     for name in ("dora", "lora"):
         method = bases.method(name)
