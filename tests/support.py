@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from peftbench.config import RunConfig
-    from peftbench.context import OnProgress
     from peftbench.record import Record
+    from peftbench.sweep.child import OnProgress
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
