@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from peftbench.interpreter import importing_alike
 from peftbench.sweep import server
 from peftbench.sweep.child import EXECUTE, Job, Judge, OnProgress, main
 from peftbench.sweep.claim import Claim
@@ -84,7 +85,8 @@ def _begin(process: ForkServerProcess) -> None:
     sys.modules["__main__"] = ModuleType("__main__")
     try:
         server.wake(server.current())
-        process.start()
+        with importing_alike():  # it may start a server
+            process.start()
     finally:
         sys.modules["__main__"] = main
 

@@ -16,6 +16,7 @@ import warnings
 from typing import Any
 
 from peftbench.cli.paths import CONF
+from peftbench.interpreter import forget
 from peftbench.sweep.orphans import end_with_parent
 from peftbench.sweep.slots import may_have_gpus
 
@@ -26,6 +27,9 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 # The engine's death is the server's, and the server's that of every run.
 end_with_parent()
+
+# It was for the server's own imports; what a run starts is as it would be anywhere.
+forget()
 
 # It says at every import that an optional package of prebuilt kernels is not installed.
 logging.getLogger(BITSANDBYTES).setLevel(logging.ERROR)

@@ -101,7 +101,12 @@ def _refuse_broken() -> None:
     Raises:
         UserError: it has; what Python says of it is on the terminal.
     """
-    if has_failed(end_of(current())):
+    if (end := end_of(current())) is not None and has_failed(end):
+        if end.si_status != 1:
+            raise UserError(
+                f"the process that imports for all runs ended with exit code {end.si_status}: one of its modules ends "
+                "Python; look on PYTHONPATH for one that has the name of a package's"
+            )
         advice = (
             "write PYTHONOPTIMIZE=1, and python without -OO: not all packages can be imported without docstrings"
             if sys.flags.optimize > 1

@@ -98,6 +98,29 @@ def test_a_server_that_cannot_import_is_tried_once_and_said(server, tmp_path: Pa
     assert capfd.readouterr().err.count("ValueError: no docstring") == 1
 
 
+def test_a_server_that_a_module_has_ended_is_not_said_to_have_told_why(server, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "ending.py").write_text("raise SystemExit(9)\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
+    with Interrupts() as interrupts, pytest.raises(UserError, match=r"ended with exit code 9: one of its modules ends"):
+        fork_server.ForkServer(preload="ending").warm(interrupts)
+
+
+@pytest.mark.parametrize("local", ["noop.py", "random.py"])
+def test_runs_import_nothing_from_the_current_folder_unless_the_engine_does(
+    server, noop_points, tmp_path: Path, monkeypatch, local: str
+) -> None:
+    """It may be another checkout."""
+    (tmp_path / local).write_text("raise ValueError('of the current folder')\n")
+    monkeypatch.chdir(tmp_path)
+    first, second = noop_points("", "")
+    (record,) = carry_out_plan(Plan.of([first]), noop_launcher())
+    assert (record.status, os.environ.get("PYTHONSAFEPATH")) == ("ok", None)
+    server._stop()
+    monkeypatch.syspath_prepend("")
+    with pytest.raises(UserError, match=r"error above: mend the installation"):
+        carry_out_plan(Plan.of([second]), noop_launcher())
+
+
 def test_a_server_that_can_no_longer_import_ends_the_sweep_with_a_sentence(
     server, noop_points, tmp_path: Path, monkeypatch, capfd
 ) -> None:

@@ -26,6 +26,7 @@ for name in held:
 import peftbench.sweep.preload
 assert {"peft", "transformers", "wandb", "peftbench.run"} <= set(sys.modules)
 assert threading.active_count() == 1
+assert "PYTHONSAFEPATH" not in os.environ  # of the server, not of what its runs start
 assert {"peftbench.sweep.child", "peftbench.data.sst2", "peftbench.methods.hira"} <= set(sys.modules)
 assert gc.get_freeze_count() > 100_000
 os.path.exists, torch.version.cuda = exists, version
@@ -49,7 +50,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 def test_the_fork_server_leaves_cuda_and_threads_alone_and_runs_have_all_they_need() -> None:
     """As on a machine with a GPU, and no nvidia-smi: bitsandbytes asks CUDA when imported, and PEFT imports it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONSAFEPATH": "peftbench"}
     environment.pop("CUDA_VISIBLE_DEVICES", None)
     done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
