@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from peftbench.errors import UserError
+from peftbench.interpreter import python
 from peftbench.sweep.orphans import VARIABLE
 from peftbench.sweep.slurm.job import Task, main
 from peftbench.sweep.slurm.options import Cluster
@@ -33,7 +33,7 @@ def submit(tasks: Sequence[Task], cluster: Cluster) -> str:
     runs = [task.point.run for task in tasks]
     folder = tasks[0].point.folder.parent.absolute() / FOLDER / tasks[0].ticket.name
     # In place of the shell, whose exit code would hide the signal that ended it.
-    executor = submitit.SlurmExecutor(folder=folder, python=f"exec {shlex.quote(sys.executable)}")
+    executor = submitit.SlurmExecutor(folder=folder, python=f"exec {shlex.join(python())}")
     limit = cluster.at_a_time(runs) or len(tasks)
     executor.update_parameters(**cluster.options.arguments(runs, tasks[0].ticket.name, limit))
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from support import CONF, peftbench
 
 from peftbench.errors import UserError
 from peftbench.sweep import command
+from peftbench.sweep.grid import Point
 from peftbench.sweep.slurm import options as module
 from peftbench.sweep.slurm import submit
 from peftbench.sweep.slurm.job import Task
@@ -108,27 +110,44 @@ def test_as_many_at_a_time_as_engine_jobs_unless_the_launcher_says_otherwise(
     assert cluster.at_a_time([point.run for point in noop_points("", jobs=jobs)]) == at_a_time
 
 
-def test_every_option_arrives_in_the_script(noop_points, options, monkeypatch, tmp_path) -> None:
-    """submitit's own script, taken on its way to sbatch."""
-    sent: list[list[str]] = []
+@pytest.fixture
+def script(monkeypatch, tmp_path) -> Callable[[list[Point], Cluster], list[str]]:
+    """The lines of submitit's own script for jobs of these points, taken on its way to sbatch."""
     for name in PROGRAMS:
         program = tmp_path / name
         program.write_text("#!/bin/sh\necho Submitted batch job 12\n")
         program.chmod(0o755)
     (tmp_path / "srun").symlink_to("sbatch")
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    points = noop_points("", "", jobs=2)
+
+    def sent(points: list[Point], cluster: Cluster) -> list[str]:
+        tasks = [Task(p, Ticket("peftbench-x-1", i, ""), False, "noop:execute", "noop") for i, p in enumerate(points)]
+        assert submit.submit(tasks, cluster) == "12"
+        return (points[0].folder.parent / ".slurm" / "peftbench-x-1" / "12_submission.sh").read_text().splitlines()
+
+    return sent
+
+
+def test_every_option_arrives_in_the_script(noop_points, options, script) -> None:
     asked = {"partition": "long", "account": "lab", "qos": "high", "time": 90, "cpus": 3, "memory": "7G"}
     more = {"setup": ["module load cuda"], "sbatch": {"constraint": "a100", "exclusive": True}, "requeue": False}
-    tasks = [Task(p, Ticket("peftbench-x-1", i, ""), False, "noop:execute", "noop") for i, p in enumerate(points)]
-    assert submit.submit(tasks, Cluster(options(**asked, **more))) == "12"
-    sent = (points[0].folder.parent / ".slurm" / "peftbench-x-1" / "12_submission.sh").read_text().splitlines()
+    sent = script(noop_points("", "", jobs=2), Cluster(options(**asked, **more)))
     flags = {line.removeprefix("#SBATCH --") for line in sent if line.startswith("#SBATCH")}
     wanted = {"partition=long", "account=lab", "qos=high", "time=90", "cpus-per-task=3", "mem=7G", "no-requeue"}
     wanted |= {"constraint=a100", "exclusive", "array=0-1%2", "job-name=peftbench-x-1"}
     assert wanted <= flags
     assert not [flag for flag in flags if flag.startswith("gpu")], "device=cpu"
     assert sent.index("module load cuda") < next(i for i, line in enumerate(sent) if line.startswith("exec "))
+
+
+@pytest.mark.parametrize(("entries", "flag"), [([], "-P "), ([""], "")])
+def test_a_job_imports_from_the_folder_of_submission_where_the_engine_does(
+    noop_points, options, script, monkeypatch, tmp_path, entries: list[str], flag: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*entries, *sys.path])
+    (line,) = [line for line in script(noop_points(""), Cluster(options())) if line.startswith("exec ")]
+    assert line.startswith(f"exec {sys.executable} {flag}-u -m submitit")
 
 
 def test_without_slurm_or_submitit_one_sentence_says_what_to_do(noop_points, options, monkeypatch, tmp_path) -> None:
