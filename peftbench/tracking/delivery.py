@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from peftbench import record
+from peftbench.interpreter import python
 from peftbench.tracking.ending import log_artifacts, refused
 from peftbench.tracking.server import default_entity
 from peftbench.tracking.tries import UNSYNCED, is_without_artifacts, last_of
@@ -88,7 +88,7 @@ class Upload:
     """A ``wandb sync`` process over some folders, as a context manager that leaves none behind."""
 
     def __init__(self, runs: Sequence[Path]) -> None:
-        command = [sys.executable, "-m", "wandb", "sync", "--include-online", "--include-synced", *map(str, runs)]
+        command = [*python(), "-m", "wandb", "sync", "--include-online", "--include-synced", *map(str, runs)]
         self._output = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed at exit
         # Its error telemetry would hold it at its exit, see `quiet_setup`.
         environment = {"WANDB_ERROR_REPORTING": "false", **os.environ}
