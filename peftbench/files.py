@@ -5,17 +5,54 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from peftbench.errors import UserError
+
 SCRATCH = ".scratch-"
 
 
 def cache_folder() -> Path:
-    """What need not be found out twice is kept in ``$PEFTBENCH_CACHE``, or ``~/.cache/peftbench``."""
-    return Path(os.environ.get("PEFTBENCH_CACHE") or "~/.cache/peftbench").expanduser()
+    """What need not be found out twice is kept in ``$PEFTBENCH_CACHE``, or ``~/.cache/peftbench``.
+
+    Who has no home (``docker run --user``) has a folder beside the temporary files instead.
+
+    Raises:
+        UserError: the variable names a home that there is not, or somebody else has a say in that folder.
+    """
+    if named := os.environ.get("PEFTBENCH_CACHE"):
+        return expanded(named, "PEFTBENCH_CACHE")
+    try:
+        return Path("~/.cache/peftbench").expanduser()
+    except RuntimeError:
+        return _own_folder()
+
+
+def expanded(path: str, option: str) -> Path:
+    """A path that somebody has written for ``option``, with the home that its ``~`` stands for.
+
+    Raises:
+        UserError: there is no such home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{option}={path}: there is no home that ~ stands for; write the whole path") from error
+
+
+def _own_folder() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"peftbench-{os.getuid()}"
+    with suppress(OSError):  # whoever writes to it will say so
+        folder.mkdir(mode=0o700)
+    with suppress(FileNotFoundError):
+        facts = folder.lstat()
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
+            raise UserError(f"{folder} is no folder of yours alone, and you have no home: write PEFTBENCH_CACHE=DIR")
+    return folder
 
 
 def scratch(folder: Path) -> tempfile.TemporaryDirectory[str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from support import carried_out
 
-from peftbench.files import scratch, share
+from peftbench.errors import UserError
+from peftbench.files import cache_folder, scratch, share
 from peftbench.record import CONFIG
 from peftbench.sparsity.compact import expand_folder
 from peftbench.sweep import outcome
@@ -60,3 +61,53 @@ def test_what_is_for_nobody_else_stays_so(umask, tmp_path) -> None:
     (tmp_path / "mine").touch()
     share(tmp_path)
     assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.fixture
+def homeless(tmp_path, monkeypatch) -> Path:
+    """What there is for a user whom the system does not know; the folder of temporary files."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("HOME", "PEFTBENCH_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_without_a_home_there_is_a_cache_of_ones_own(homeless) -> None:
+    assert cache_folder() == cache_folder() == homeless / f"peftbench-{os.getuid()}"
+    assert cache_folder().stat().st_mode & 0o777 == 0o700
+
+
+def test_without_a_home_a_run_is_as_any_other(homeless, tiny_run) -> None:
+    record, _ = carried_out(tiny_run("trainer.max_steps=1"))
+    assert record.metrics["quality/accuracy"] is not None
+    assert list(cache_folder().glob("tokens/*.npz"))
+
+
+@pytest.mark.parametrize("how", ["open", "link", "file"])
+def test_a_cache_that_is_not_ones_own_is_refused(homeless, how: str) -> None:
+    folder = homeless / f"peftbench-{os.getuid()}"
+    if how == "open":
+        folder.mkdir()
+        folder.chmod(0o770)
+    elif how == "link":
+        folder.symlink_to(homeless, target_is_directory=True)
+    else:
+        folder.touch()
+    with pytest.raises(UserError, match=r"is no folder of yours alone, .* write PEFTBENCH_CACHE=DIR"):
+        cache_folder()
+
+
+def test_a_folder_for_temporary_files_that_cannot_be_written_is_for_the_writer_to_tell(homeless, monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(homeless / "gone"))
+    assert not cache_folder().exists()
+
+
+def test_a_cache_in_a_home_that_there_is_not_is_said(monkeypatch) -> None:
+    monkeypatch.setenv("PEFTBENCH_CACHE", "~nobody-at-all/cache")
+    with pytest.raises(UserError, match=r"PEFTBENCH_CACHE=~nobody-at-all/cache: there is no home .* the whole path"):
+        cache_folder()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from peftbench.errors import UserError
+from peftbench.files import cache_folder
 from peftbench.record import FINE, Record
 from peftbench.sweep.carrier import Carrier
 from peftbench.sweep.child import Judge
@@ -76,7 +77,11 @@ def runner(
         total: how many there will be.
         before: records that are there and do not count, by run id.
         launcher: how runs are started, or where.
+
+    Raises:
+        UserError: the cache that all runs use can be nobody's, or the carrier cannot begin.
     """
+    cache_folder()
     with Progress(total) as progress, _carrier(points, progress, launcher) as pool:
         if max(total, len(points)) > 1 and (said := points[0].run.tracker.among_several()):
             progress.say(said)

@@ -9,6 +9,7 @@ import urllib.request
 from typing import Any
 
 from peftbench.errors import UserError
+from peftbench.files import cache_folder
 
 PROBE_SECONDS = 1.5
 TAGS = "WANDB_TAGS"
@@ -93,6 +94,8 @@ def _tidy_variables() -> None:
         os.environ[KEY] = key.strip()  # a secret of a file ends with its line
     if tags := tags_in(os.environ.pop(TAGS, "")):
         os.environ[TAGS] = ",".join(tags)
+    if os.path.expanduser("~") == "~":  # no home: W&B would not get further than looking for its settings there
+        os.environ.setdefault("WANDB_CONFIG_DIR", str(cache_folder()))
 
 
 def leave_agent() -> bool:

@@ -11,6 +11,7 @@ import pytest
 from support import needs_populate, noop_launcher
 
 from peftbench import record as records
+from peftbench.errors import UserError
 from peftbench.report.facts import unlike
 from peftbench.sweep.claim import Claim
 from peftbench.sweep.engine import carry_out_plan, runner
@@ -125,6 +126,13 @@ def test_fail_fast_stops_at_the_first_failure(point) -> None:
     with pytest.raises(UserError, match="fail_fast"):
         carry_out_plan(Plan.of([broken, never]))
     assert not never.folder.exists()
+
+
+def test_a_cache_that_can_be_nobodys_is_said_before_the_first_run(point, monkeypatch) -> None:
+    monkeypatch.setenv("PEFTBENCH_CACHE", "~nobody-at-all/cache")
+    with pytest.raises(UserError, match=r"PEFTBENCH_CACHE=~nobody-at-all/cache: there is no home"):
+        carry_out_plan(Plan.of([point()]))
+    assert not point().folder.exists()
 
 
 def test_a_record_of_another_configuration_does_not_count(point) -> None:

@@ -119,6 +119,21 @@ def test_what_wandb_would_refuse_later_is_refused_while_composing(variable, proj
         WandbTracker(name="wandb", project=project)
 
 
+def test_a_user_without_a_home_is_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As in ``docker run --user``, where the system does not know who that is."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setenv("WANDB_CONFIG_DIR", "set here so that it is taken back")
+    for name in ("HOME", "WANDB_CONFIG_DIR"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    track(tmp_path)
+    monkeypatch.undo()
+    assert of_type(inspect(tmp_path), "run")
+
+
 def test_the_resolved_configuration_arrives_nested(written: list[dict]):
     config = of_type(written, "run")[0]["run"]["config"]["update"]
     assert (config["trainer"], config["rank"], config["config_hash"]) == ({"lr": 1e-3}, None, "ab" * 32)
