@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_serializer, field_validator, 
 from peftbench.component import Checked, Component, Label, complaint
 from peftbench.data.base import Dataset
 from peftbench.errors import UserError, first_of
+from peftbench.files import expanded
 from peftbench.methods.base import Method
 from peftbench.models.base import Model
 from peftbench.sparsity.base import Sparsity
@@ -118,6 +119,12 @@ class RunConfig(Checked):
     @classmethod
     def _load_component(cls, value: Any, info: Any) -> Component:
         return BASES[info.field_name].load(value)
+
+    @field_validator("output_dir")
+    @classmethod
+    def _has_its_home(cls, value: str) -> str:
+        expanded(value, "output_dir")
+        return value
 
     @field_validator("trainer", mode="before")
     @classmethod

@@ -51,6 +51,7 @@ def test_every_yaml_composes(compose, group: str, option: str, sentences, tmp_pa
         (["method=vera", "method.rank_args.r=true"], "method.rank_args: true and false are no numbers"),
         (["device=gpu"], "device"),
         (["sweep=a/b"], "sweep: only letters, digits"),
+        (["output_dir=~nobody-at-all/x"], "output_dir=~nobody-at-all/x: there is no home that ~ stands for; write the"),
         (["method.name=a/b"], "method.name: only letters, digits"),
         (["model=pretrained"], "model: write model.id=OWNER/NAME"),
         (["+dataset.colour=red"], "dataset.colour: there is no such option"),
