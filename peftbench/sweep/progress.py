@@ -87,6 +87,13 @@ class Progress:
         self.say(f"[{self._count}/{self._total}] {record.status:7} {record.run_id}  {facts}")
         self._count_up()
 
+    def without_run(self, line: str, *, failed: bool = False) -> None:
+        """A trial has ended for which nothing was run: one line that says why."""
+        self._count += 1
+        self._failed += failed
+        self.say(f"[{self._count}/{self._total}] {line}")
+        self._count_up()
+
     def left(self) -> float | None:
         """Seconds that the rest will take at the speed so far; None before the first run has ended."""
         if not self._count or self._count >= self._total:

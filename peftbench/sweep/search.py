@@ -149,9 +149,8 @@ class Search:
         while self._wanted or self._points:
             while self._wanted and self.runner.free:
                 self._ask()
-            if self._points:
-                for record in self.runner.wait():
-                    self._ended(record)
+            for record in self.runner.wait() if self._points else ():
+                self._ended(record)
         refuse_added(self.study)
 
     @property
@@ -178,12 +177,11 @@ class Search:
             return
         run_id = point.run.run_id
         if self.settings.where is not None and not Where(self.settings.where).meets(point.run):
-            self.runner.progress.say(f"trial {trial.number} is left out by hydra.sweeper.where: {run_id}")
+            self.runner.progress.without_run(f"trial {trial.number} is left out by hydra.sweeper.where: {run_id}")
             self._tell(trial, None, "skipped", f"hydra.sweeper.where: {self.settings.where}")
         elif run_id in self._points:
             self._points[run_id][1].append(trial)
         elif (record := self._known(point)) is not None:
-            self.runner.progress.done(record)
             self._take(trial, point, record)
         else:
             self._points[run_id] = (point, [trial])
@@ -191,7 +189,7 @@ class Search:
             self.runner.submit(point, judge)
 
     def _refuse(self, trial: Trial, why: str) -> None:
-        self.runner.progress.say(f"trial {trial.number} {why}")
+        self.runner.progress.without_run(f"trial {trial.number} {why}", failed=True)
         self._tell(trial, None, "failed", why)
 
     def _judge(self, trial: Trial, validations: int) -> Judge:
@@ -222,9 +220,11 @@ class Search:
         point, trials = self._points.pop(record.run_id)
         self._records[record.run_id] = record
         for trial in trials:
-            self._take(trial, point, record)
+            self._take(trial, point, record, is_said=trial is trials[0])  # by the runner, once for all of them
 
-    def _take(self, trial: Trial, point: Point, record: Record) -> None:
+    def _take(self, trial: Trial, point: Point, record: Record, *, is_said: bool = False) -> None:
+        if not is_said:
+            self.runner.progress.done(record)
         self._tell(trial, record, record.status, record.reason)
         engine.stop_at(record, point)
 

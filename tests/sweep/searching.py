@@ -67,7 +67,9 @@ class Runner:
 
     def wait(self) -> list[Record]:
         """The one that was submitted last ends first."""
-        return [self.carry_out(self.at_work.pop())]
+        record = self.carry_out(self.at_work.pop())
+        self.progress.done(record)
+        return [record]
 
     def carry_out(self, point) -> Record:
         self.calls.append(point.run.run_id)

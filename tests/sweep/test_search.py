@@ -111,6 +111,17 @@ def test_a_point_at_work_is_not_started_twice(start, runner, quick, tmp_path) ->
     assert all(trial.values for trial in trials)
 
 
+@pytest.mark.parametrize("where", [None, "method == 'hira'"])
+@pytest.mark.parametrize("slots", [1, 8])
+def test_every_trial_is_counted_once(start, runner, quick, tmp_path, capsys, slots: int, where: str | None) -> None:
+    """Also one whose point is at work for another, is known, or is left out."""
+    runner.slots = slots
+    assert start("method=lora,hira", n_trials=6, sampler="random", where=where) == 0
+    said = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert said == [f"[{index}/6]" for index in range(1, 7)]
+    assert len(runner.calls) < 6
+
+
 def test_a_failed_run_is_a_failed_trial_and_the_search_goes_on(start, runner, quick, tmp_path) -> None:
     runner.status = lambda run: "oom" if run.method.name == "hira" else "ok"
     assert start("method=lora,hira", "rank=range(4,65,4)", n_trials=8) == 1
