@@ -81,7 +81,7 @@ def runner(
     Raises:
         UserError: the cache that all runs use can be nobody's, or the carrier cannot begin.
     """
-    cache_folder()
+    cache_folder()  # asked for what it raises
     with Progress(total) as progress, _carrier(points, progress, launcher) as pool:
         if max(total, len(points)) > 1 and (said := points[0].run.tracker.among_several()):
             progress.say(said)
