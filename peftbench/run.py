@@ -26,7 +26,7 @@ from peftbench.record import ADAPTER, PREDICTIONS, Record
 from peftbench.sparsity.compact import DENSE_FILE, compact_folder, expand_folder, sparsity_of
 from peftbench.tasks import vocabulary
 from peftbench.training import attention, dropout, frozen_linear, last_layer, one_cast
-from peftbench.training.compiled import compiled
+from peftbench.training.compiled import compiled, saying_what_cannot_be_compiled
 from peftbench.training.loop import Loop, Trained
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ def train(context: Context, data: Data, attached: Attached, hooks: Sequence[Hook
         PeakMemory(context.device, context.baseline) as memory,
         Energy(context.device) as energy,
         context.clock("train"),
+        saying_what_cannot_be_compiled(),
     ):
         trained = loop.run()
     record.metrics |= {**memory.metrics("train"), **energy.metrics()}

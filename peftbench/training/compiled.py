@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
 from peftbench.errors import Skip
+
+TRACED = "from user code:"
+"""What torch adds to an error of whatever type that was raised while it made a graph."""
 
 
 def compiled(model: nn.Module, device: torch.device) -> nn.Module:
@@ -19,6 +25,22 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     if device.type == "cpu":
         _need_a_compiler()
     return torch.compile(model, dynamic=True)  # type: ignore[return-value]
+
+
+@contextmanager
+def saying_what_cannot_be_compiled() -> Iterator[None]:
+    """What torch raises inside because it can make no graph, told from what a graph raises that it has made.
+
+    Raises:
+        Skip: with the first line of its reason.
+    """
+    try:
+        yield
+    except Exception as error:
+        if TRACED not in str(error):
+            raise
+        reason = str(error).splitlines()[0][:200]
+        raise Skip(f"torch cannot compile this network ({reason}): write trainer.compile=false") from error
 
 
 def _need_a_compiler() -> None:

@@ -54,7 +54,7 @@ class Browser:
         phone = width < 600
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.call("Emulation.setEmulatedMedia", features=scheme)
+        self.call("Emulation.setEmulatedMedia", media="", features=scheme)
         self.call("Page.navigate", url=path.resolve().as_uri())
         while (event := self._next()).get("method") != "Page.loadEventFired":
             self._note(event)
@@ -65,9 +65,10 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def click(self, selector: str) -> None:
-        """A mouse click into the middle of the element."""
+    def click(self, selector: str, *, above: float = 0.0) -> None:
+        """A mouse click into the middle of the element, or so many pixels above."""
         x, y = self._middle(selector)
+        y -= above
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
@@ -87,6 +88,11 @@ class Browser:
     def write(self, text: str) -> None:
         """Type into what has the focus."""
         self.call("Input.insertText", text=text)
+
+    def paper(self, width: int) -> None:
+        """Lay the page out as for paper of so many pixels."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=1000, deviceScaleFactor=1, mobile=False)
+        self.call("Emulation.setEmulatedMedia", media="print")
 
     def picture(self, path: Path) -> None:
         """The whole page as a PNG."""

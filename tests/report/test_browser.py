@@ -73,6 +73,23 @@ def test_a_click_sorts_by_number_and_another_one_turns_it_round(page):
     assert cells(page, rank) == ["16"] * 3 + ["8"] * 3 + ["4"] * 3
 
 
+def test_all_of_a_heading_is_there_to_click_on(page):
+    rank = f"#s0 table.sortable th:nth-child({column(page, 'rank')})"
+    high = page.run(f"document.querySelector('{rank}').getBoundingClientRect().height")
+    assert high > page.run(f"document.querySelector('{rank} button').getBoundingClientRect().height") + 4, "it is lower"
+    page.click(rank, above=high / 2 - 3)
+    assert cells(page, column(page, "rank"))[0] == "4"
+
+
+def test_nothing_is_cut_on_paper(page):
+    page.paper(720)
+    page.run("document.querySelectorAll('details').forEach((part) => { part.open = true })")
+    wide = "Math.max(...[...document.querySelectorAll('table')].map((table) => table.getBoundingClientRect().right))"
+    assert page.run(wide) <= 720
+    page.click("#all")
+    assert page.run(wide) <= 720
+
+
 def test_the_table_begins_in_the_order_it_says(page):
     quality = column(page, "accuracy")
     assert page.run(f"document.querySelector('#s0 th:nth-child({quality})').ariaSort") == "descending"

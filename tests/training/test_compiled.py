@@ -7,7 +7,7 @@ import torch
 from test_loop import Regression, loop, network, recipe
 
 from peftbench.errors import Skip
-from peftbench.training.compiled import compiled
+from peftbench.training.compiled import compiled, saying_what_cannot_be_compiled
 
 CPU = torch.device("cpu")
 
@@ -42,6 +42,22 @@ def test_without_a_compiler_the_run_is_skipped_and_says_what_to_do(monkeypatch: 
     with pytest.raises(Skip, match=r"trainer\.compile=false"):
         compiled(network(), CPU)
     assert compiled(network(), torch.device("cuda")) is not None, "a GPU's kernels need none"
+
+
+@pytest.mark.skipif(not can_compile(), reason="needs a C++ compiler")
+def test_a_network_that_torch_cannot_compile_is_skipped_with_its_reason() -> None:
+    """Not one whose own forward pass fails."""
+
+    class Net(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            torch._dynamo.graph_break()
+            return super().forward(x)
+
+    told = r"^torch cannot compile this network \(Call to .*\): write trainer.compile=false$"
+    with pytest.raises(Skip, match=told), saying_what_cannot_be_compiled():
+        torch.compile(Net(2, 2), fullgraph=True)(torch.ones(1, 2))
+    with pytest.raises(RuntimeError, match="shapes"), saying_what_cannot_be_compiled():
+        torch.nn.Linear(2, 2)(torch.ones(1, 3))
 
 
 def test_compiled_steps_use_torchs_own_dropout_and_attention() -> None:
