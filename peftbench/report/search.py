@@ -42,10 +42,14 @@ def _lines(about: Mapping[str, Any]) -> list[str]:
     objectives = [f"{objective['direction']} {objective['metric']}" for objective in about["objectives"]]
     said = " with ".join([" and ".join(objectives), *filter(None, [" and ".join(about["constraints"])])])
     lines = [f"{len(about['trials'])} trials to {said}."]
-    for trial in (trial for trial in about["trials"] if trial["number"] in about["best"]):
+    best = [trial for trial in about["trials"] if trial["number"] in about["best"]]
+    what, alike = "Pareto set", ""
+    if len(objectives) == 1:
+        what, alike = "Best", f" and {len(best) - 1} more with the same figure" if len(best) > 1 else ""
+    for trial in best[:1] if what == "Best" else best:
         figures = {o["metric"]: v for o, v in zip(about["objectives"], trial["values"], strict=True)}
-        what = "Best" if len(objectives) == 1 else "Pareto set"
-        lines.append(f"{what}: trial {trial['number']}, {_pairs(figures | trial['params'])} ({trial['run_id']}).")
+        told = _pairs(figures | trial["params"])
+        lines.append(f"{what}: trial {trial['number']}{alike}, {told} ({trial['run_id']}).")
     for metric, shares in about["importances"].items():
         lines.append(f"Importance for {metric}: {', '.join(f'{name} {100 * s:.0f} %' for name, s in shares.items())}.")
     return lines

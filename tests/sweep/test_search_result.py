@@ -18,6 +18,7 @@ from support import CONF
 
 from peftbench import report
 from peftbench.record import read_sweep
+from peftbench.report.search import load as load_part
 from peftbench.sweep.grid import load
 from peftbench.sweep.search_options import SearchOptions
 from peftbench.sweep.search_result import ENOUGH, best_trials, conclude, importances, write
@@ -128,6 +129,17 @@ def test_the_page_says_what_was_found(start, runner, quick, tmp_path, objectives
     command = f"peftbench --config-dir {tmp_path / 's'} -cn best"
     assert (command in part) == (len(objectives) == 1)
     assert "http" not in part, "it needs nothing but itself"
+
+
+def test_of_several_that_are_equally_good_one_is_named(start, runner, quick, tmp_path) -> None:
+    start(*SPACE, n_trials=4, sampler="random")
+    path = tmp_path / "s" / "search.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({**about, "best": [0, 2, 3]}))
+    found = load_part(tmp_path / "s")
+    assert found is not None
+    (line,) = [line for line in found.lines if line.startswith("Best: ")]
+    assert line.startswith("Best: trial 0 and 2 more with the same figure, ")
 
 
 def test_a_damaged_search_file_costs_its_part_of_the_page_only(start, runner, quick, tmp_path) -> None:
