@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from peftbench.config import RunConfig
 
 Kind = Literal["classification", "language_modeling"]
+PLAIN = (list, tuple, range, type(None))
+"""What is indexed by position, as NumPy's arrays are."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,14 @@ class Split:
     """The second text of each item, where an item is a pair (a premise and its hypothesis)."""
 
     def __post_init__(self) -> None:
-        """Raise a UserError if an item lacks something, or a text is none."""
+        """Raise a UserError if an item lacks something, or a text is none. A column of pandas is taken by position."""
+        if isinstance(self.texts, str):
+            raise UserError(f"the {self.name} split has one text where there should be many: write a list of texts")
+        for name in ("texts", "labels", "ids", "seconds"):
+            values = getattr(self, name)
+            if not isinstance(values, PLAIN) and type(values).__module__ != "numpy":
+                # A pandas.Series would be asked for the rows that its index calls so, which others then are.
+                object.__setattr__(self, name, list(values))
         seconds = () if self.seconds is None else self.seconds
         for name, values in (("labels", self.labels), ("ids", self.ids), ("second texts", self.seconds)):
             if values is not None and len(values) != len(self.texts):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftbench.component import Component
+from peftbench.errors import UserError
 from peftbench.training.hooks import Hook
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ class Attached:
     model: nn.Module
     head: tuple[str, ...] = ()
     factors: list[Factor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Raise a UserError if the head is one text, each letter of which would be a name."""
+        if isinstance(self.head, str):
+            raise UserError(f"the head of what is attached is {self.head!r}: write a tuple of names, ({self.head!r},)")
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(name, parameter) of everything that is trained."""

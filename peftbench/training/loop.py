@@ -6,6 +6,7 @@ The loop knows a model, a task and hooks; it knows neither which method is attac
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from peftbench.errors import UserError
 from peftbench.glossary import validated
 from peftbench.measuring.curve import Curve
 from peftbench.measuring.throughput import StepMeter
@@ -110,8 +112,8 @@ class Loop:
         trained.notes += [] if self._reach is None else self._reach.notes()
         trained.metrics = meter.metrics()
         for hook in self.hooks:
-            trained.metrics |= hook.metrics()
-            trained.decisions |= hook.decisions()
+            trained.metrics |= _recordable(hook.metrics(), hook)
+            trained.decisions |= _recordable(hook.decisions(), hook)
             trained.notes += hook.notes()
         trained.selection = best.selection
         return trained
@@ -232,3 +234,14 @@ class Best:
         with torch.no_grad():
             for name, parameter in attached.trainable():
                 parameter.copy_(self._state[name])
+
+
+def _recordable(found: dict[str, Any], hook: Hook) -> dict[str, Any]:
+    """What a hook tells, which the record must be able to hold: else all of the run would be lost with it."""
+    try:
+        json.dumps(found)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{type(hook).__name__} tells what JSON has not ({error}): write float(...) and lists"
+        ) from error
+    return found

@@ -84,6 +84,23 @@ def test_what_is_wrong_is_answered(change: dict[str, Any], message: str) -> None
         check(Mine(), replace(GOOD, **change))
 
 
+@pytest.mark.parametrize("columns", [("texts",), ("labels",), ("texts", "labels", "ids")])
+def test_columns_in_another_order_than_their_index_keep_their_pairs(columns: tuple[str, ...]) -> None:
+    """As of a table that has been shuffled, or of which rows were left out."""
+    frame = pd.DataFrame({"texts": [f"t {i}" for i in range(60)], "ids": range(60)}).sample(frac=1, random_state=0)
+    frame["labels"] = frame["ids"] % 2
+    given = {name: frame[name] if name in columns else frame[name].to_list() for name in ("texts", "labels", "ids")}
+    data = assemble.labelled(Mine(), part(0, 60, **given), None, None, ("no", "yes"))
+    for split in (data.train, data.validation, data.evaluation):
+        assert list(split.texts) == [f"t {i}" for i in split.ids]
+        assert [int(label) for label in split.labels or []] == [i % 2 for i in split.ids]
+
+
+def test_what_is_read_once_is_kept() -> None:
+    made = part(0, 9, texts=(f"t {i}" for i in range(9)), labels=(i % 2 for i in range(9)))
+    assert (len(made.texts), len(made.labels or ())) == (9, 9)
+
+
 def test_what_is_no_data_is_answered() -> None:
     with pytest.raises(UserError, match="read\\(\\) gives no train, validation, evaluation"):
         check(Mine(), (["a"], ["b"]))  # type: ignore[arg-type]  # it is no TextData
@@ -99,6 +116,7 @@ def test_what_is_no_data_is_answered() -> None:
             {"texts": [None, *"abcdefg", 3.5]},
             "the part split has NoneType, float among its texts: leave such items out",
         ),
+        ({"texts": "nine char"}, "the part split has one text where there should be many: write a list of texts"),
         ({"seconds": [None] * 9}, "the part split has NoneType among its texts"),
     ],
 )

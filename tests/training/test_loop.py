@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,3 +200,18 @@ def test_some_step_has_a_rate(total: int) -> None:
         optimizer.step()
         schedule.step()
     assert max(rates) > 0.5
+
+
+@pytest.mark.parametrize("told", [{"figure": np.float32(0.5)}, {("a", "b"): 1}, {"mask": np.arange(3)}])
+def test_what_a_record_cannot_hold_is_said_of_the_hook_that_tells_it(told: dict[Any, Any]) -> None:
+    class Figures(Hook):
+        def metrics(self) -> dict[str, Any]:
+            return told
+
+    with pytest.raises(UserError, match=r"^Figures tells what JSON has not \(.*\): write float"):
+        loop(network(), Regression(), recipe(), Figures()).run()
+
+
+def test_a_head_that_is_one_text_is_no_names() -> None:
+    with pytest.raises(UserError, match=r"the head of what is attached is 'classifier': write .* \('classifier',\)"):
+        Attached(network(), "classifier")
