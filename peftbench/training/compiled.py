@@ -37,7 +37,8 @@ def saying_what_cannot_be_compiled() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if TRACED not in str(error):
+        # A network that fails by itself is traced with stand-ins for tensors, and this is what becomes of its error.
+        if TRACED not in str(error) or type(error).__name__ == "TorchRuntimeError":
             raise
         reason = str(error).splitlines()[0][:200]
         raise Skip(f"torch cannot compile this network ({reason}): write trainer.compile=false") from error
