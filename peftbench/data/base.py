@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -38,10 +38,10 @@ class Split:
 
     def __post_init__(self) -> None:
         """Raise a UserError if an item lacks something, or a text is none. A column of pandas is taken by position."""
-        if isinstance(self.texts, str):
-            raise UserError(f"the {self.name} split has one text where there should be many: write a list of texts")
         for name in ("texts", "labels", "ids", "seconds"):
             values = getattr(self, name)
+            if isinstance(values, str) or not isinstance(values, Iterable | None):
+                raise UserError(f"the {self.name} split has one value for its {name}: write a list, with one an item")
             if not isinstance(values, PLAIN) and type(values).__module__ != "numpy":
                 # A pandas.Series would be asked for the rows that its index calls so, which others then are.
                 object.__setattr__(self, name, list(values))

@@ -46,7 +46,8 @@ def _lines(about: Mapping[str, Any]) -> list[str]:
     what, alike = "Pareto set", ""
     if len(objectives) == 1:
         what, alike = "Best", f" and {len(best) - 1} more with the same figure" if len(best) > 1 else ""
-    for trial in best[:1] if what == "Best" else best:
+        best = best[:1]
+    for trial in best:
         figures = {o["metric"]: v for o, v in zip(about["objectives"], trial["values"], strict=True)}
         told = _pairs(figures | trial["params"])
         lines.append(f"{what}: trial {trial['number']}{alike}, {told} ({trial['run_id']}).")

@@ -116,7 +116,9 @@ def test_what_is_no_data_is_answered() -> None:
             {"texts": [None, *"abcdefg", 3.5]},
             "the part split has NoneType, float among its texts: leave such items out",
         ),
-        ({"texts": "nine char"}, "the part split has one text where there should be many: write a list of texts"),
+        ({"texts": "nine char"}, "the part split has one value for its texts: write a list, with one an item"),
+        ({"ids": "123456789"}, "the part split has one value for its ids: write a list"),
+        ({"labels": 1}, "the part split has one value for its labels: write a list"),
         ({"seconds": [None] * 9}, "the part split has NoneType among its texts"),
     ],
 )

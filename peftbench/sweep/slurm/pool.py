@@ -43,9 +43,8 @@ class SlurmPool(Carrier):
     def __init__(self, points: Sequence[Point], progress: Progress, cluster: Cluster) -> None:
         super().__init__(points, progress)
         self._cluster = cluster
-        self._room = (
-            cluster.search and cluster.at_a_time([point.run for point in points])
-        ) or cluster.options.array_size
+        trials = cluster.at_a_time([point.run for point in points]) if cluster.search else None
+        self._room = trials or cluster.options.array_size
         self._queue = Queue(cluster.options.poll)
         self._new: list[Sent] = []
         self._sent: list[Sent] = []
