@@ -6,6 +6,7 @@ checkout, or beside somebody's ``random.py``, runs would then be of other code t
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -41,9 +42,13 @@ def forget() -> None:
 
 
 def _has_current_folder() -> bool:
-    """Whether this process imports from the current folder, as it does in ``python -m peftbench``."""
+    """Whether this process imports from the current folder first, as it does in ``python -m peftbench``.
+
+    A project that is installed to be edited stands behind the standard library; ``-c`` and ``-m`` put it before.
+    """
     try:
         here = os.path.realpath(os.getcwd())
     except FileNotFoundError:  # somebody has removed it
         return False
-    return any(os.path.realpath(folder) == here for folder in sys.path)
+    first = itertools.takewhile(lambda folder: folder != os.path.dirname(os.__file__), sys.path)
+    return any(os.path.realpath(folder) == here for folder in first)

@@ -35,10 +35,17 @@ def test_a_process_is_started_with_it_where_the_engine_imports_from_it(
     here: Path, monkeypatch: pytest.MonkeyPatch, entry: str
 ) -> None:
     (here / "link").symlink_to(here)
-    monkeypatch.setattr(sys, "path", [*sys.path, entry.format(here=here)])
+    monkeypatch.setattr(sys, "path", [entry.format(here=here), *sys.path])
     assert python() == [sys.executable]
     with importing_alike():
         assert "PYTHONSAFEPATH" not in os.environ
+
+
+def test_a_project_that_is_installed_to_be_edited_is_not_before_the_standard_library(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(here)])
+    assert python() == [sys.executable, "-P"]
 
 
 def test_what_somebody_has_set_stays(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
